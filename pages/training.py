@@ -1,4 +1,7 @@
-"""Training: your jobs, a comparison of several jobs, the dialog for a new job, and the curve of any results file."""
+"""Training: your jobs, a comparison of several jobs, the dialog for a new job, and the curve of any results file.
+
+A link to vote on two models' answers opens the vote instead.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,31 @@ from pages.ui import visible
 from pages.ui.components import budget_notes, cards, views
 from pages.ui.i18n import _
 from pages.ui.sign_in import is_team
-from pages.ui.training import export_dialog, job_dialog, job_view, results_file
+from pages.ui.training import export_dialog, job_dialog, job_view, parity_vote, results_file
 
-job_dialog.asked_for()
-with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-    part = views.switch(
-        "training_part",
-        _("Part"),
-        {"jobs": _("Jobs") if is_team() else _("Your jobs"), "read": _("Read a results file")},
-    )
+
+def _jobs_and_files() -> None:
+    job_dialog.asked_for()
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        part = views.switch(
+            "training_part",
+            _("Part"),
+            {"jobs": _("Jobs") if is_team() else _("Your jobs"), "read": _("Read a results file")},
+        )
+        with cards.show_errors():
+            if part == "jobs" and visible.job_list():
+                job_dialog.button(primary=False)
     with cards.show_errors():
-        if part == "jobs" and visible.job_list():
-            job_dialog.button(primary=False)
-with cards.show_errors():
-    if part == "jobs":
-        budget_notes.show()
-        job_view.show()
-    else:
-        results_file.show()
-    job_dialog.show()
-    export_dialog.show()
+        if part == "jobs":
+            budget_notes.show()
+            job_view.show()
+        else:
+            results_file.show()
+        job_dialog.show()
+        export_dialog.show()
+
+
+if parity_vote.opened():
+    parity_vote.show()
+else:
+    _jobs_and_files()

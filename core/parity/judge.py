@@ -141,11 +141,12 @@ def result(store: Store, judge: EvaluationView, margin: float) -> JudgeResult:
     pairs = judge_rows.pairs(store, str(settings["old_id"]), str(settings["new_id"]), int(settings["limit"]))
     identical = sum(pair.identical for pair in pairs)
     found = read_replies(replies)
+    ties: list[Preferred] = ["tie"] * identical
     return JudgeResult(
         provider=judge.provider,
         model=judge.model,
         instructions=str(settings["instructions"]),
-        preference=preference.decide([*found.choices, *["tie" for _ in range(identical)]], margin),
+        preference=preference.decide([*found.choices, *ties], margin),
         unparsable=found.unparsable,
         missing=judge.total - judge.answered,
         disagreeing=found.disagreeing,

@@ -863,6 +863,12 @@ def test_a_model_is_compared_with_the_one_that_it_replaces(server: FaultServer, 
     at = again(at)
     assert "As good within 4 points: 0 of 100 rows won, 100 ties, 0 lost." in words(at)
     assert "the answer shown first won 100 % (50 % without bias)" in words(at)
+    vote = visit("training")
+    vote.query_params["vote"] = f"{old.id}.{tuned}"
+    vote.run()
+    assert "Which answer is better?" in words(vote) and "third" not in words(vote) and made not in words(vote)
+    click(vote, "training_vote_tie")
+    assert "1 vote · 1 person" in words(again(at))
     server.models[:] = [one for one in server.models if one["id"] != "third"]
     cache.models.clear()
     at = visit("training", training_tab="evaluation", training_parity_model="engine/third")

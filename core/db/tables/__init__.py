@@ -20,6 +20,7 @@ from core.db.tables.training import (
     Checkpoint,
     Evaluation,
     EvaluationAnswer,
+    ParityVote,
     TrainingEvent,
     TrainingJob,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "GuestVote",
     "Invitation",
     "Owned",
+    "ParityVote",
     "Person",
     "RecipeVersion",
     "RemovedProvider",

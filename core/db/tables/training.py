@@ -143,6 +143,21 @@ class EvaluationAnswer(Base):
     completion_tokens: Mapped[int | None]
 
 
+class ParityVote(Base):
+    """A person's blind vote on the answers of two evaluations to one row: for the old one, the new one, or a tie."""
+
+    __tablename__ = "parity_votes"
+    __table_args__ = (UniqueConstraint("old_id", "new_id", "row_key", "actor"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    old_id: Mapped[str] = mapped_column(String(32))
+    new_id: Mapped[str] = mapped_column(String(32))
+    row_key: Mapped[str] = mapped_column(String(64))
+    actor: Mapped[str] = mapped_column(String(100))
+    choice: Mapped[str] = mapped_column(String(10))  # old | new | tie
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+
+
 class BeforeAfter(Base):
     """The before-and-after comparison: answers from a job's base and tuned models to prompts not seen in training.
 

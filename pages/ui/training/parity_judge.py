@@ -97,7 +97,7 @@ def _form(old: EvaluationView, new: EvaluationView) -> None:
 @shared(
     ttl=60.0,
     max_entries=32,
-    key=lambda old, new, *rest: (old.id, old.finished_at, new.id, new.finished_at, *rest),
+    key=lambda a, b, provider, model, limit: (a.id, a.finished_at, b.id, b.finished_at, provider, model, limit),
 )
 def _estimate(old: EvaluationView, new: EvaluationView, provider: str, model: str, limit: int) -> JudgeEstimate:
     return judge.estimate(cache.store(), cache.prices(), old, new, provider, model, limit)

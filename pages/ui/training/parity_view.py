@@ -19,7 +19,7 @@ from pages.ui import cache, visible
 from pages.ui.components import cards, models, money
 from pages.ui.i18n import _, as_markdown, listed, n_, number, plain, usd
 from pages.ui.sign_in import current_actor
-from pages.ui.training import cached_training, evaluation_results, parity_judge, parity_schema
+from pages.ui.training import cached_training, evaluation_results, parity_judge, parity_schema, parity_vote
 from pages.ui.training.evaluation_results import share
 
 _KEY = "training_parity"
@@ -79,7 +79,8 @@ def show(job: JobView, tuned: EvaluationView, on_same_rows: Sequence[EvaluationV
             if old.metrics is not None and tuned.metrics is not None:
                 found = cached_training.parity(old, tuned, margin / 100)
                 judged = parity_judge.show(old, tuned, margin / 100)
-                card(replace(found, judge=judged))
+                voted = parity_vote.on_card(old, tuned, margin / 100)
+                card(replace(found, judge=judged, votes=voted))
                 if found.task == "json" or found.new.schema is not None:
                     parity_schema.show(tuned, found)
 
