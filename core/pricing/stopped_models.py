@@ -1,7 +1,7 @@
 """Explains a model that has stopped: since when, what is kept here, and what to use instead. Reads the ledger.
 
 Providers answer a request to such a model with a 404 that names no date. Stories, runs, previews and evaluations show
-this explanation in its place.
+this explanation instead.
 """
 
 from __future__ import annotations
