@@ -219,7 +219,9 @@ def _candidates(options: argparse.Namespace, context: _Context) -> int:
 
 
 def _amount(usd: Decimal | None) -> str:
-    return "price unknown" if usd is None else f"${usd:.2f}"
+    if usd is None:
+        return "price unknown"
+    return f"${usd:.{2 if usd >= 1 else 4}f}" if usd >= Decimal("0.0001") else "under $0.0001"
 
 
 def _engine(context: _Context) -> tuple[EngineView | FabulaError, Callable[[str, str], int] | None]:

@@ -14,7 +14,7 @@ from pages.ui import cache, state, visible
 from pages.ui.components import models
 from pages.ui.dataset import dataset_picker
 from pages.ui.i18n import _, localized
-from pages.ui.move import distil, switch_card
+from pages.ui.move import candidates, distil, switch_card
 from pages.ui.move.tune_table import STATE_NAMES
 from pages.ui.training import job_list
 
@@ -40,6 +40,7 @@ def show(archive_id: str, listed: Sequence[Tune], provider: str, today: date) ->
             _("Next step for"), list(by_id), format_func=lambda one: _title(by_id[one]), key=_MODEL, width=480
         )
         _buttons(archive_id, by_id[str(chosen)], provider)
+    candidates.show(archive_id, by_id[str(chosen)])
     switch_card.show(by_id[str(chosen)])
 
 
@@ -60,9 +61,10 @@ def _buttons(archive_id: str, tune: Tune, provider: str) -> None:
             _open_evaluation(trained, provider, tune.model)
         if st.button(
             _("Train on this data") if trained is None else _("Train again"), icon=":material/exercise:",
-            type="secondary" if trained is not None else "primary", key="move_retrain",
+            type="secondary" if trained is not None or candidates.is_shown(tune) else "primary", key="move_retrain",
         ):  # fmt: skip
             _open_new_job(tune, tune.dataset_id)
+        candidates.button(tune)
         if st.button(_("View the data set"), icon=":material/grid_view:", key="move_dataset"):
             dataset_picker.open_part(tune.dataset_id)
             st.switch_page("dataset.py")
