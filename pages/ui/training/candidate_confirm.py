@@ -141,7 +141,7 @@ def _result(data: TrainingData) -> None:
     ids = [one.job_id for one in outcomes if one.job_id is not None]
     if ids:
         names = ", ".join(code(one.form.base_model) for one in outcomes if one.job_id is not None)
-        started = n_("{n} job started: {names}.", "{n} jobs started: {names}.", len(ids)).format(names=names)
+        started = _("Started: {names}.").format(names=names)
         st.success(started, icon=":material/check_circle:")
         if st.button(_("Open the jobs"), icon=":material/show_chart:", key="candidates_open"):
             job_list.open_from_elsewhere(*ids)
