@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import copysign, inf, sqrt
+from statistics import NormalDist
 
 _Z = 1.959963984540054  # 97.5 % quantile of the normal distribution, for 95 % intervals
 _BISECTIONS = 60  # more precise than a float needs
@@ -23,7 +24,7 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
     return min(proportion, max(0.0, middle - half)), max(proportion, min(1.0, middle + half))
 
 
-def paired_difference(gained: int, lost: int, n: int) -> tuple[float, float]:
+def paired_difference(gained: int, lost: int, n: int, comparisons: int = 1) -> tuple[float, float]:
     """The 95 % score interval of the difference of two proportions that were measured on the same `n` rows.
 
     T. Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample design",
@@ -32,12 +33,14 @@ def paired_difference(gained: int, lost: int, n: int) -> tuple[float, float]:
     Args:
         gained: rows that are successes of the first one only.
         lost: rows that are successes of the second one only.
+        comparisons: how many intervals must hold together with 95 % confidence (Bonferroni); each is wider then.
 
     Raises:
         ValueError: there are no rows, or fewer than `gained + lost`.
     """
     if n <= 0 or min(gained, lost) < 0 or gained + lost > n:
         raise ValueError("there must be rows, and no more differing rows than rows")
+    z = _Z if comparisons == 1 else NormalDist().inv_cdf(1 - 0.025 / comparisons)
 
     def statistic(difference: float) -> float:
         linear = -gained - lost + (2 * n - gained + lost) * difference
@@ -48,8 +51,8 @@ def paired_difference(gained: int, lost: int, n: int) -> tuple[float, float]:
         return distance / sqrt(variance) if variance > 0 else copysign(inf, distance) if distance else 0.0
 
     value = (gained - lost) / n
-    low = _zero_of(lambda difference: statistic(difference) - _Z, -1.0, value)
-    high = _zero_of(lambda difference: statistic(difference) + _Z, value, 1.0)
+    low = _zero_of(lambda difference: statistic(difference) - z, -1.0, value)
+    high = _zero_of(lambda difference: statistic(difference) + z, value, 1.0)
     return low, high
 
 

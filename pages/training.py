@@ -1,4 +1,5 @@
-"""Training: your jobs, a comparison of several jobs, the dialog for a new job, and the curve of any results file.
+"""Training: your jobs, a comparison of several jobs, the dialog for a new job, prompts instead of training, and the
+curve of any results file.
 
 A link to vote on two models' answers opens the vote instead.
 """
@@ -11,24 +12,34 @@ from pages.ui import visible
 from pages.ui.components import budget_notes, cards, views
 from pages.ui.i18n import _
 from pages.ui.sign_in import is_team
-from pages.ui.training import export_dialog, job_dialog, job_view, parity_vote, results_file
+from pages.ui.training import export_dialog, job_dialog, job_view, parity_vote, prompt_trial, results_file
 
 
-def _jobs_and_files() -> None:
+def _parts() -> None:
     job_dialog.asked_for()
+    prompt_trial.follow_address()
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         part = views.switch(
             "training_part",
             _("Part"),
-            {"jobs": _("Jobs") if is_team() else _("Your jobs"), "read": _("Read a results file")},
+            {
+                "jobs": _("Jobs") if is_team() else _("Your jobs"),
+                prompt_trial.PART: _("Tune or prompt?"),
+                "read": _("Read a results file"),
+            },
         )
         with cards.show_errors():
             if part == "jobs" and visible.job_list():
                 job_dialog.button(primary=False)
+    if part != prompt_trial.PART:
+        prompt_trial.forget_address()
     with cards.show_errors():
         if part == "jobs":
             budget_notes.show()
             job_view.show()
+        elif part == prompt_trial.PART:
+            budget_notes.show()
+            prompt_trial.show()
         else:
             results_file.show()
         job_dialog.show()
@@ -38,4 +49,4 @@ def _jobs_and_files() -> None:
 if parity_vote.opened():
     parity_vote.show()
 else:
-    _jobs_and_files()
+    _parts()

@@ -20,7 +20,7 @@ from core.db import rescue_files
 from core.db.store import Store
 from core.db.tables import Evaluation, EvaluationAnswer
 from core.errors import BadRequest, FabulaError, ModelNotFound, ProviderError
-from core.evaluation import evaluations, scoring
+from core.evaluation import evaluations, few_shot, scoring
 from core.evaluation.evaluations import ACTIVE, EvaluationView
 from core.evaluation.holdout import HeldOutExample
 from core.message import msg, sentences
@@ -206,16 +206,23 @@ class EvaluationRequester:
 
     def _request(self, example: HeldOutExample, client: Client) -> CompletionRequest:
         settings = self.view.settings
-        stop = settings.get("stop")
+        system, stop = str(settings.get("system") or ""), settings.get("stop")
+        temperature = float(settings["temperature"])
+        seed = int(settings["seed"]) if client.provider.capabilities.seed else None
+        if self.view.shots is not None:
+            return few_shot.request(
+                self.view.model, system, settings["examples"], example.prompt, self.endpoint,
+                temperature=temperature, max_tokens=self.max_tokens, seed=seed,
+            )  # fmt: skip
         return CompletionRequest(
             model=self.view.model,
             prompt=with_separator(example.prompt, settings.get("separator")),
-            system=str(settings.get("system") or ""),
+            system=system,
             endpoint=self.endpoint,
-            temperature=float(settings["temperature"]),
+            temperature=temperature,
             max_tokens=self.max_tokens,
             stop=(stop,) if stop else (),
-            seed=int(settings["seed"]) if client.provider.capabilities.seed else None,
+            seed=seed,
             response_format=self._response_format(),
         )
 

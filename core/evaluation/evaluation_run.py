@@ -164,7 +164,8 @@ def _evaluate_rows(
             session.scalars(select(EvaluationAnswer.row_key).where(EvaluationAnswer.evaluation_id == context.id))
         )
     remaining = [row for row in rows if row.key not in answered]
-    max_tokens = _max_answer_tokens(view, rows)
+    limit = view.settings.get("max_tokens")
+    max_tokens = max_answer_tokens(view.model, rows) if limit is None else int(limit)
     requester = EvaluationRequester(context, connect, book, view, endpoint, max_tokens)
     failures = unanswered = 0
     with ExitStack() as stack:
@@ -218,12 +219,10 @@ def _raise_if_hopeless(context: EvaluationContext, failures: int, unanswered: in
         )
 
 
-def _max_answer_tokens(view: EvaluationView, rows: list[HeldOutExample]) -> int:
-    """The token limit of an answer."""
-    if (limit := view.settings.get("max_tokens")) is not None:
-        return int(limit)
+def max_answer_tokens(model: str, rows: Sequence[HeldOutExample]) -> int:
+    """The token limit of an answer, from the longest expected one."""
     longest = max((row.expected for row in rows), key=len, default="")
-    estimate = int(tokens.count([longest], view.model).tokens * _LENGTH_FACTOR)
+    estimate = int(tokens.count([longest], model).tokens * _LENGTH_FACTOR)
     return max(_MIN_ANSWER_TOKENS, min(_MAX_ANSWER_TOKENS, estimate))
 
 

@@ -19,6 +19,7 @@ from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Evaluation, EvaluationAnswer, utcnow
 from core.errors import BadTrainingFile, FabulaError, NotFound
 from core.evaluation import holdout, judge_rows
+from core.evaluation.few_shot import PromptExample
 from core.evaluation.holdout import PARTS, HeldOutExample, Kind, Part
 from core.evaluation.judge_rows import JUDGE
 from core.evaluation.scoring import Metrics
@@ -43,6 +44,9 @@ class EvaluationForm:
         max_tokens: maximum tokens per answer; None means chosen from the expected texts.
         separator, stop, file_format: the training file's values, so that prompts have the same form.
         system: system prompt; None means the one in the data set's chat files, and none for other formats.
+        shots: number of examples in the prompt, if the model is prompted for the task (`few_shot`); None if it is asked
+            as in training. `file_format` then names the endpoint of an engine's model.
+        examples: these examples.
     """
 
     dataset_id: str
@@ -60,6 +64,8 @@ class EvaluationForm:
     stop: str | None = None
     file_format: str = "completion"
     system: str | None = None
+    shots: int | None = None
+    examples: tuple[PromptExample, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,12 @@ class EvaluationView:
     def active(self) -> bool:
         """Whether the worker still has work to do for it."""
         return self.state in ACTIVE
+
+    @property
+    def shots(self) -> int | None:
+        """Number of examples in the prompt; None if the model is asked as in training (see `EvaluationForm`)."""
+        shots = self.settings.get("shots")
+        return None if shots is None else int(shots)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +146,12 @@ def form_for(job: JobView, *, model: str | None = None, base: bool = False, limi
 
 @requires("editor")
 @reads(dataset="form.dataset_id", version="form.version_id", job="form.job_id", model="form.model")
-def start(store: Store, actor: Actor, form: EvaluationForm) -> str:
+def start(store: Store, actor: Actor, form: EvaluationForm, *, once: bool = False) -> str:
     """Start an evaluation and return its id. If an identical one is active, its id is returned instead.
+
+    Args:
+        once: an identical evaluation that has ended is used too, so that no answer is paid twice; if answers are
+            missing, they are requested.
 
     Raises:
         NotFound: the data set does not exist.
@@ -154,11 +170,13 @@ def start(store: Store, actor: Actor, form: EvaluationForm) -> str:
             msg("All rows are used for training, so the model can't be evaluated."),
             msg("Train on a version of the data set that has validation rows."),
         )
-    settings = asdict(form) | {"system": _system(store, form), "labels": list(held_out_rows.labels)}
+    settings = _settings(store, form, held_out_rows.labels)
     with store.session() as session:
         advisory_lock(session, "evaluations")
-        if (existing := _identical(session, form, settings)) is not None:
-            return existing
+        if (existing := _identical(session, form, settings, once=once)) is not None:
+            if existing.state not in ACTIVE and existing.state != "done":
+                _queue_missing(session, existing)
+            return existing.id
         evaluation = Evaluation(
             id=new_id(),
             job_id=form.job_id,
@@ -206,12 +224,15 @@ def retry(store: Store, actor: Actor, evaluation_id: str) -> None:
     with store.session() as session:
         evaluation = _get_row(session, evaluation_id)
         if evaluation.state not in ACTIVE:
-            session.execute(
-                delete(EvaluationAnswer).where(
-                    EvaluationAnswer.evaluation_id == evaluation.id, EvaluationAnswer.text.is_(None)
-                )
-            )
-            evaluation.state, evaluation.reason, evaluation.finished_at, evaluation.metrics = "queued", None, None, None
+            _queue_missing(session, evaluation)
+
+
+def _queue_missing(session: Session, evaluation: Evaluation) -> None:
+    """Queue an evaluation that has ended, for the rows without an answer."""
+    session.execute(
+        delete(EvaluationAnswer).where(EvaluationAnswer.evaluation_id == evaluation.id, EvaluationAnswer.text.is_(None))
+    )
+    evaluation.state, evaluation.reason, evaluation.finished_at, evaluation.metrics = "queued", None, None, None
 
 
 def get(store: Store, evaluation_id: str) -> EvaluationView:
@@ -222,9 +243,19 @@ def get(store: Store, evaluation_id: str) -> EvaluationView:
 
 
 def list_evaluations(
-    store: Store, job_id: str | None = None, dataset_id: str | None = None, *, judges: bool = False
+    store: Store,
+    job_id: str | None = None,
+    dataset_id: str | None = None,
+    *,
+    judges: bool = False,
+    prompted: bool = False,
 ) -> tuple[EvaluationView, ...]:
-    """Evaluations, newest first, optionally of one job's model or on one data set. `judges`: those of kind `judge`."""
+    """Evaluations, newest first, optionally of one job's model or on one data set.
+
+    Args:
+        judges: those of kind `judge`.
+        prompted: those of prompted models (`EvaluationForm.shots`) instead of the others.
+    """
     query = select(Evaluation).order_by(Evaluation.created_at.desc(), Evaluation.id.desc())
     query = query.where((Evaluation.kind == JUDGE) if judges else (Evaluation.kind != JUDGE))
     if job_id is not None:
@@ -232,7 +263,7 @@ def list_evaluations(
     if dataset_id is not None:
         query = query.where(Evaluation.dataset_id == dataset_id)
     with store.reading() as session:
-        rows = session.scalars(query).all()
+        rows = [row for row in session.scalars(query) if (row.settings.get("shots") is not None) == prompted]
         counts = _counts(session, [row.id for row in rows])
         return tuple(_view(row, counts.get(row.id, (0, 0, 0))) for row in rows)
 
@@ -296,12 +327,23 @@ def _system(store: Store, form: EvaluationForm) -> str:
     return datasets.system_message(store, form.dataset_id) if form.file_format == "chat" else ""
 
 
-def _identical(session: Session, form: EvaluationForm, settings: Mapping[str, Any]) -> str | None:
-    """The id of an active evaluation with the same settings; None if there is none."""
-    active = select(Evaluation).where(
-        Evaluation.state.in_(ACTIVE), Evaluation.provider == form.provider, Evaluation.model == form.model
-    )
-    return next((one.id for one in session.scalars(active) if one.settings == settings), None)
+def _settings(store: Store, form: EvaluationForm, labels: Iterable[str]) -> dict[str, Any]:
+    """What is stored of a form; a model that is asked as in training has no settings of a prompt."""
+    settings = asdict(form) | {"system": _system(store, form), "labels": list(labels)}
+    if form.shots is None:
+        del settings["shots"], settings["examples"]
+    else:
+        settings["examples"] = list(settings["examples"])  # as JSON gives it back
+    return settings
+
+
+def _identical(session: Session, form: EvaluationForm, settings: Mapping[str, Any], *, once: bool) -> Evaluation | None:
+    """The newest evaluation with the same settings that is active, or with `once` in any state."""
+    query = select(Evaluation).where(Evaluation.provider == form.provider, Evaluation.model == form.model)
+    if not once:
+        query = query.where(Evaluation.state.in_(ACTIVE))
+    newest_first = session.scalars(query.order_by(Evaluation.created_at.desc(), Evaluation.id))
+    return next((one for one in newest_first if one.settings == settings), None)
 
 
 def _get_row(session: Session, evaluation_id: str) -> Evaluation:

@@ -25,6 +25,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 _SAMPLE_ROWS = 1_000  # rows inspected to detect labels
 _MAX_LABEL_CHARS = 40  # the same limit as in the quality report
 _MIN_ROWS_PER_LABEL = 4
+_MAX_TRAINING_ROWS = 5_000  # of which examples are chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,8 @@ def holdout_rows(
                 )
             return
         dataset = session.get_one(Dataset, dataset_id)
-        in_parts = (Row.dataset_id == dataset_id, Row.state == "done", Row.split.in_(parts))
+        split = Row.split.in_(parts) | Row.split.is_(None) if "train" in parts else Row.split.in_(parts)
+        in_parts = (Row.dataset_id == dataset_id, Row.state == "done", split)
         ids = _sample_ids(session, select(Row.id, Row.key).where(*in_parts), limit, seed)
         for chunk in in_chunks(ids):
             query = select(Row.key, Row.column_values, Row.text).where(Row.id.in_(chunk)).order_by(Row.id)
@@ -110,6 +112,13 @@ def holdout_rows(
                 yield HeldOutExample(
                     key, dataset_rows.text_values(values), dataset_rows.prompt_of(dataset, values), text or ""
                 )
+
+
+def training_rows(
+    store: Store, dataset_id: str, version_id: str | None, *, limit: int = _MAX_TRAINING_ROWS, seed: int = 0
+) -> Iterator[HeldOutExample]:
+    """Rows that a model may learn from: never held-out or validation rows; at most `limit`, a random sample."""
+    return holdout_rows(store, dataset_id, version_id, parts=("train",), limit=limit, seed=seed)
 
 
 def _sample_ids(session: Session, keys: Select[int, str], limit: int, seed: int) -> list[int]:

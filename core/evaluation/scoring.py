@@ -120,20 +120,23 @@ def wilson(right: int, n: int) -> Interval | None:
     return Interval(right / n, *confidence_interval.wilson(right, n), n)
 
 
-def mean(scores: Sequence[float], seed: int = 0) -> Interval | None:
-    """The mean of scores with a bootstrap interval; None if there are no scores."""
+def mean(scores: Sequence[float], seed: int = 0, comparisons: int = 1) -> Interval | None:
+    """The mean of scores with a bootstrap interval (see `difference`); None if there are no scores."""
     if not scores:
         return None
     values = np.asarray(scores, dtype=np.float64)
-    low, high = _bootstrap(values, seed)
+    low, high = _bootstrap(values, seed, comparisons)
     return Interval(float(values.mean()), low, high, len(values))
 
 
-def difference(one: Sequence[float], other: Sequence[float], seed: int = 0) -> Interval | None:
+def difference(one: Sequence[float], other: Sequence[float], seed: int = 0, *, comparisons: int = 1) -> Interval | None:
     """The mean of `one - other` over the same rows, for scores from 0 to 1; None if there are no rows.
 
     Right and wrong answers (1 and 0) get Tango's score interval, other scores a paired bootstrap interval. A bootstrap
     interval is too narrow where few rows differ, so it is at least as wide as a score interval of equal rows.
+
+    Args:
+        comparisons: how many differences must hold together with 95 % confidence.
 
     Raises:
         ValueError: the lengths differ.
@@ -143,11 +146,12 @@ def difference(one: Sequence[float], other: Sequence[float], seed: int = 0) -> I
     pairs = list(zip(one, other, strict=True))
     if set(one) | set(other) <= {0.0, 1.0} and pairs:
         gained, lost, n = pairs.count((1, 0)), pairs.count((0, 1)), len(pairs)
-        return Interval((gained - lost) / n, *confidence_interval.paired_difference(gained, lost, n), n)
-    found = mean([a - b for a, b in pairs], seed)
+        low, high = confidence_interval.paired_difference(gained, lost, n, comparisons)
+        return Interval((gained - lost) / n, low, high, n)
+    found = mean([a - b for a, b in pairs], seed, comparisons)
     if found is None:
         return None
-    least, _ = confidence_interval.paired_difference(0, 0, found.n)
+    least, _ = confidence_interval.paired_difference(0, 0, found.n, comparisons)
     low = max(-1.0, min(found.low, found.value + least))
     high = min(1.0, max(found.high, found.value - least))
     return Interval(found.value, low, high, found.n)
@@ -232,10 +236,11 @@ def _grams(text: str, n: int) -> Counter[str]:
     return Counter(text[start : start + n] for start in range(len(text) - n + 1))
 
 
-def _bootstrap(values: np.ndarray, seed: int) -> tuple[float, float]:
+def _bootstrap(values: np.ndarray, seed: int, comparisons: int) -> tuple[float, float]:
     random = np.random.default_rng(seed)
     means = [float(values[random.integers(0, len(values), len(values))].mean()) for _ in range(_RESAMPLES)]
-    low, high = np.percentile(means, [2.5, 97.5])
+    tail = 2.5 / comparisons
+    low, high = np.percentile(means, [tail, 100 - tail])
     return float(low), float(high)
 
 

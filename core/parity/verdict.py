@@ -85,7 +85,7 @@ def decide(
     elif difference.low >= -margin:
         outcome = "as_good"
     else:
-        outcome, needed = "undecided", _rows_needed(difference, margin)
+        outcome, needed = "undecided", rows_needed(difference, margin)
     sentence = _SENTENCES[outcome](difference, worse_parts, needed)
     return Verdict(outcome, difference, margin, worse_parts, needed, sentence)
 
@@ -116,8 +116,11 @@ def parts_of(rows: Sequence[Mapping[str, tuple[bool, bool]]]) -> tuple[ComparedP
     return tuple(ComparedPart(name, *count) for name, count in counts.items())
 
 
-def _rows_needed(difference: Interval, margin: float) -> int | None:
-    """About how many rows would show that the model is as good, or worse: the width falls with the square root."""
+def rows_needed(difference: Interval, margin: float) -> int | None:
+    """About how many rows would show that the model is as good, or worse: the width falls with the square root.
+
+    None if more than 10,000.
+    """
     half = (difference.high - difference.low) / 2
     needed = ceil(difference.n * (half / max(abs(difference.value + margin), margin / 4)) ** 2)
     needed = max(needed, difference.n + 1)
@@ -128,8 +131,8 @@ def _rows_needed(difference: Interval, margin: float) -> int | None:
 def _better(difference: Interval, _parts: Sequence[ComparedPart], _needed: int | None) -> str:
     return msg(
         "Better by {low} to {high} points on {n} rows (95 % confidence).",
-        low=_points(floor, difference.low),
-        high=_points(ceil, difference.high),
+        low=points(floor, difference.low),
+        high=points(ceil, difference.high),
         n=f"{difference.n:,}",
     )
 
@@ -143,7 +146,7 @@ def _as_good(difference: Interval, _parts: Sequence[ComparedPart], _needed: int 
 
 
 def _worse(difference: Interval, parts: Sequence[ComparedPart], _needed: int | None) -> str:
-    low, high = _points(floor, -difference.high), _points(ceil, -difference.low)
+    low, high = points(floor, -difference.high), points(ceil, -difference.low)
     n = f"{difference.n:,}"
     if not parts:
         return msg("Worse by {low} to {high} points on {n} rows (95 % confidence).", low=low, high=high, n=n)
@@ -192,7 +195,7 @@ _SENTENCES = {
 }
 
 
-def _points(rounded: Callable[[float], int], share: float) -> str:
+def points(rounded: Callable[[float], int], share: float) -> str:
     """A share in whole points; below one point in tenths, because a difference was found."""
-    points = 100 * share
-    return f"{rounded(points)}" if points >= 1 else f"{max(1, rounded(10 * points)) / 10}"
+    value = round(100 * share, 6)  # 7.000000000000001 is not 8 when rounded up
+    return f"{rounded(value)}" if value >= 1 else f"{max(1, rounded(10 * value)) / 10}"

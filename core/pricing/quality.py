@@ -136,7 +136,8 @@ def _by_evaluations(store: Store, cost_per_story: dict[Model, Decimal | None]) -
     """The newest finished evaluation of each model, if it has a measure from 0 to 1."""
     query = select(Evaluation).where(Evaluation.state == "done").order_by(Evaluation.created_at.desc()).limit(_MAX_ROWS)
     with store.reading() as session:
-        rows = session.scalars(query).all()
+        # with examples in the prompt, a model is better than in the calls whose cost is known
+        rows = [row for row in session.scalars(query) if row.settings.get("shots") is None]
     seen: set[Model] = set()
     for row in rows:
         measured = _measure(row.metrics)

@@ -16,7 +16,7 @@ from pages.ui.dataset import dataset_picker
 from pages.ui.i18n import _, localized
 from pages.ui.move import candidates, distil, switch_card
 from pages.ui.move.tune_table import STATE_NAMES
-from pages.ui.training import job_list
+from pages.ui.training import job_list, prompt_trial
 
 _MODEL = "move_next_model"
 _ORDER = ("data", "retrained", "compared", "archived", "switched")
@@ -65,6 +65,9 @@ def _buttons(archive_id: str, tune: Tune, provider: str) -> None:
         ):  # fmt: skip
             _open_new_job(tune, tune.dataset_id)
         candidates.button(tune)
+        if trained is None and st.button(_("Try prompts first"), icon=":material/science:", key="move_prompts"):
+            prompt_trial.open_for(tune.dataset_id, _version_of(tune), f"{provider}/{tune.model}")
+            st.switch_page("training.py")
         if st.button(_("View the data set"), icon=":material/grid_view:", key="move_dataset"):
             dataset_picker.open_part(tune.dataset_id)
             st.switch_page("dataset.py")
@@ -89,10 +92,14 @@ def _trained_here(tune: Tune) -> JobView | None:
 def _open_new_job(tune: Tune, dataset_id: str) -> None:
     state.set_value("training_dataset", dataset_id)
     if tune.job_id is not None:
-        version_id = job_views.get(cache.store(), tune.job_id).version_id
-        state.set_value(f"training_version_{dataset_id}", version_id or "")
+        state.set_value(f"training_version_{dataset_id}", _version_of(tune) or "")
     state.set_value("training_part", "new")
     st.switch_page("training.py")
+
+
+def _version_of(tune: Tune) -> str | None:
+    """The version of its data set on which it was trained."""
+    return None if tune.job_id is None else job_views.get(cache.store(), tune.job_id).version_id
 
 
 def _open_evaluation(job: JobView, provider: str, old_model: str | None) -> None:

@@ -55,9 +55,13 @@ def state_of(view: EvaluationView) -> str:
     return words
 
 
-def progress(one: EvaluationView) -> None:
-    """Render the progress bar of a running evaluation with its stop button, or which answers are missing."""
-    name = plain(models.short_name(one.model))
+def progress(one: EvaluationView, name: str | None = None) -> None:
+    """Render the progress bar of a running evaluation with its stop button, or which answers are missing.
+
+    Args:
+        name: its name; None means the model's.
+    """
+    name = plain(models.short_name(one.model)) if name is None else name
     if one.active:
         share_done = one.answered / one.total if one.total else 0.0
         with st.container(horizontal=True, vertical_alignment="center"):

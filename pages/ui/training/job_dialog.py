@@ -19,7 +19,7 @@ from pages.ui import cache, state
 from pages.ui.components import cards, models, views
 from pages.ui.i18n import _, mark, n_, percent, plain, usd
 from pages.ui.sign_in import current_actor
-from pages.ui.training import job_check, job_estimate, job_form, job_list, job_options
+from pages.ui.training import job_check, job_estimate, job_form, job_list, job_options, prompt_trial
 from pages.ui.training.job_estimate import JobRequirements
 from pages.ui.training.job_form import JobDraft
 
@@ -90,7 +90,7 @@ def _body() -> None:
                 args=(_STEP, step - 1),
             )
         else:
-            st.space("stretch")
+            _prompts_button()
         if step < len(_STEPS):
             st.button(
                 _(_NEXT[step - 1]), type="primary", icon=":material/arrow_forward:", key="training_next",
@@ -98,6 +98,23 @@ def _body() -> None:
             )  # fmt: skip
         elif _submit_button(ready, _close):
             st.rerun()
+
+
+def _prompts_button() -> None:
+    """Render the button that tries prompts on the chosen rows instead."""
+    if st.button(
+        _("Try prompts first"), icon=":material/science:", type="tertiary", key="training_try_prompts",
+        help=_("See how well a base model does the task with examples in its prompt, before you train."),
+        on_click=_try_prompts,
+    ):  # fmt: skip
+        st.rerun()
+
+
+def _try_prompts() -> None:
+    with cards.keep_errors():
+        _close()
+        if (kept := job_form.keep_rows()) is not None:
+            prompt_trial.open_for(*kept)
 
 
 def _close() -> None:

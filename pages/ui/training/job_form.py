@@ -8,6 +8,7 @@ from decimal import Decimal
 import streamlit as st
 
 from core import packaged_models
+from core.datasets import versions
 from core.datasets.datasets import DatasetSummary
 from core.datasets.versions import Version
 from core.errors import FabulaError, NotFound
@@ -19,6 +20,7 @@ from pages.ui.components import fields, models
 from pages.ui.dataset import dataset_picker, training_file
 from pages.ui.dataset.training_file import TrainingFormat
 from pages.ui.i18n import _
+from pages.ui.sign_in import current_actor
 from pages.ui.training import auto_fields, job_options
 
 DATASET = "training_dataset"
@@ -121,6 +123,25 @@ def draft() -> JobDraft:
     return JobDraft(
         chosen, version, state.get(_MARKS, TrainingFormat()), base, rows - round(rows * (share or 0)), share, rows
     )
+
+
+def keep_rows() -> tuple[str, str | None] | None:
+    """The chosen data set, and the version with the rows that the job would keep from training: a model trained later
+    can then be compared on them. Saves that version if a share was chosen; None without a data set.
+
+    Raises:
+        FabulaError: the version could not be saved.
+    """
+    chosen = next((one for one in visible.dataset_list() if one.id == state.get(DATASET)), None)
+    if chosen is None:
+        return None
+    version = _version(chosen)
+    if version is not None:
+        return chosen.id, version.id
+    percent = int(state.get(share_key(chosen.id)) or 0)
+    if not percent:
+        return chosen.id, None
+    return chosen.id, versions.freeze(cache.store(), current_actor(), chosen.id, validation_share=percent / 100)
 
 
 def preserve_inputs() -> None:
