@@ -1,6 +1,6 @@
 """The files in the engine's home folder, for backups and checks. Needs none of the engine's packages.
 
-engine.db    files, jobs, events, checkpoints, models, aliases, responses, batches
+engine.db    files, jobs, events, checkpoints, models, aliases, responses, batches, shadows
 files/       uploaded files, and the results of batches
 uploads/     parts of unfinished uploads
 batches/     copies of the input files of open batches

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 """Schema of this version; stored in `PRAGMA user_version`."""
 SCHEMA = """
 CREATE TABLE files (
@@ -75,7 +75,27 @@ CREATE TABLE IF NOT EXISTS upload_parts (
   created_at INTEGER NOT NULL, bytes INTEGER NOT NULL
 )
 """
-SCHEMA += ";".join((_ALIASES, _RESPONSES, _BATCHES, _BATCH_LINES, _UPLOADS, _UPLOAD_PARTS))
+_SHADOWS = """
+CREATE TABLE IF NOT EXISTS shadows (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, created_at INTEGER NOT NULL, model TEXT NOT NULL,
+  base_url TEXT NOT NULL, label TEXT NOT NULL, share INTEGER NOT NULL, fallback INTEGER NOT NULL, state TEXT NOT NULL,
+  reason TEXT NOT NULL, ended_at INTEGER, relayed INTEGER NOT NULL, failed INTEGER NOT NULL, copied INTEGER NOT NULL,
+  dropped INTEGER NOT NULL, lost INTEGER NOT NULL
+)
+"""
+_SHADOW_CALLS = """
+CREATE TABLE IF NOT EXISTS shadow_calls (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, shadow TEXT NOT NULL, created_at INTEGER NOT NULL,
+  endpoint TEXT NOT NULL, copy TEXT NOT NULL, state TEXT NOT NULL, ended INTEGER NOT NULL, request TEXT NOT NULL,
+  status INTEGER, old TEXT, old_s REAL, prompt_tokens INTEGER, completion_tokens INTEGER, error TEXT NOT NULL,
+  new TEXT, new_s REAL, copy_error TEXT NOT NULL
+)
+"""
+_SHADOW_ENDS = """
+CREATE TABLE IF NOT EXISTS shadow_ends (number INTEGER NOT NULL)
+"""
+_SHADOW = (_SHADOWS, _SHADOW_CALLS, _SHADOW_ENDS)
+SCHEMA += ";".join((_ALIASES, _RESPONSES, _BATCHES, _BATCH_LINES, _UPLOADS, _UPLOAD_PARTS, *_SHADOW))
 # Migrations by old version. Before version 2, training time was counted from the start of the job, including pauses.
 MIGRATIONS = {
     1: (
@@ -96,4 +116,5 @@ MIGRATIONS = {
         "ALTER TABLE jobs ADD COLUMN integrations TEXT NOT NULL DEFAULT ''",
     ),
     7: ("ALTER TABLE jobs ADD COLUMN beta REAL",),
+    8: _SHADOW,
 }

@@ -17,6 +17,7 @@ from core.engine.api import serializers
 from core.engine.api.errors import ApiError, bad_value, unknown_model
 from core.engine.api.models import ModelCatalogue
 from core.engine.api.requests import json_body, reject_unknown, required
+from core.engine.shadow.shadow_store import Shadow
 from core.engine.store import Alias, EngineStore
 from core.message import msg
 
@@ -49,6 +50,21 @@ class _Condition:
         else:
             message = msg("The alias leads to {model} meanwhile.", model=now)
         raise ApiError(412, message, param="if_model", code="alias_changed")
+
+
+def check_name(models: ModelCatalogue, name: str) -> None:
+    """Raise ApiError if programs can't ask for this name: 400 for its characters, 409 if a model has it."""
+    if _ID.fullmatch(name) is None:
+        raise bad_value(
+            "id",
+            msg(
+                "An alias has 1 to 200 letters (a-z), digits and the characters . _ : / @ + -, and begins with a "
+                "letter or digit."
+            ),
+        )
+    if models.is_taken(name):
+        message = msg("A model here is called {id}: the alias would hide it. Choose another name.", id=name)
+        raise ApiError(409, message, param="id", code="alias_hides_model")
 
 
 @dataclass(frozen=True)
@@ -93,6 +109,8 @@ class Aliases:
         self._check(row)
         with self.store.transaction():
             condition.check(self.store.get(Alias, row.id))
+            for shadow in self.store.select(Shadow, "id = ? AND state = 'on'", (row.id,)):
+                self.store.remove(Shadow, shadow.id)  # from now on, the alias answers
             if not self.store.update(Alias, row.id, model=row.model):
                 if len(self.store.select(Alias, "1")) >= _MAX_ALIASES:
                     raise bad_value("id", msg("There can be at most {maximum} aliases.", maximum=_MAX_ALIASES))
@@ -103,17 +121,7 @@ class Aliases:
 
     def _check(self, row: Alias) -> None:
         """Raise ApiError for an alias that cannot be stored."""
-        if _ID.fullmatch(row.id) is None:
-            raise bad_value(
-                "id",
-                msg(
-                    "An alias has 1 to 200 letters (a-z), digits and the characters . _ : / @ + -, and begins with a "
-                    "letter or digit."
-                ),
-            )
-        if self.models.is_taken(row.id):
-            message = msg("A model here is called {id}: the alias would hide it. Choose another name.", id=row.id)
-            raise ApiError(409, message, param="id", code="alias_hides_model")
+        check_name(self.models, row.id)
         if row.model == row.id:
             raise ApiError(400, msg("An alias can't stand for itself."), param="model", code="alias_loop")
         other = self.store.get(Alias, row.model)

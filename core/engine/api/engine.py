@@ -38,6 +38,10 @@ from core.engine.serving.embeddings import Embeddings
 from core.engine.serving.generate import count_tokens
 from core.engine.serving.inference import Inference
 from core.engine.serving.llama import Pool
+from core.engine.shadow import shadow_store
+from core.engine.shadow.api import Shadows
+from core.engine.shadow.copies import Copies
+from core.engine.shadow.relay import Relay
 from core.engine.store import EngineStore, Job
 from core.engine.training import job_queue
 from core.engine.training.job_context import EngineJobContext
@@ -102,6 +106,9 @@ class Engine:
         }
         self.batch_runner = BatchRunner(self.store, self.files, config.home / "batches", endpoints, self.pool.priority)
         self.batches = Batches(self.store, self.files, self.batch_runner)
+        self._copies = Copies(self.store, endpoints, self.pool.priority)
+        self.relay = Relay(self.store, self._copies, config.environ)
+        self.shadows = Shadows(self.models, self.store, self.relay)
         self.bases = Bases(self.library, self.models, self.store, self._packaged_speed, self._forget)
         self.export_library = ExportLibrary(config.home, config.environ, config.threads)
         self.exports = Exports(self.export_library, self.models, self.library, self.store, self.files)
@@ -121,6 +128,8 @@ class Engine:
         self.library.start()
         self.export_library.start()
         self.batch_runner.start()
+        shadow_store.end_interrupted(self.store)
+        self._copies.start()
         self._run_in_background(self.responses.expire_regularly())
         self._run_in_background(self._delete_expired_regularly())
         if self.config.warm:
@@ -139,6 +148,8 @@ class Engine:
         for task in self._background:
             task.cancel()
         await self.batch_runner.stop()
+        await self._copies.stop()
+        await self.relay.stop()
         await run_in_threadpool(self.library.stop)
         await run_in_threadpool(self.export_library.stop)
         await run_in_threadpool(self.runner.stop)

@@ -23,12 +23,8 @@ MAX_JSON_BYTES = 16 << 20  # a request with a long conversation is about 100 kB
 T = TypeVar("T")
 
 
-async def json_body(request: Request) -> dict[str, Any]:
-    """Parse the JSON body of a request.
-
-    Raises:
-        ApiError: 400 if it is not a JSON object, 413 if it is larger than MAX_JSON_BYTES.
-    """
+async def read_body(request: Request) -> bytes:
+    """Read the body of a request. Raises ApiError 413 if it is larger than MAX_JSON_BYTES."""
     raw = bytearray()
     async for chunk in request.stream():
         raw += chunk
@@ -38,8 +34,18 @@ async def json_body(request: Request) -> dict[str, Any]:
                 msg("The request body is larger than {max_mb} MB.", max_mb=MAX_JSON_BYTES >> 20),
                 code="body_too_large",
             )
+    return bytes(raw)
+
+
+async def json_body(request: Request) -> dict[str, Any]:
+    """Parse the JSON body of a request.
+
+    Raises:
+        ApiError: 400 if it is not a JSON object, 413 if it is larger than MAX_JSON_BYTES.
+    """
+    raw = await read_body(request)
     try:
-        body = json.loads(bytes(raw) or b"{}")
+        body = json.loads(raw or b"{}")
         json.dumps(body, ensure_ascii=False).encode("utf-8")  # a lone surrogate can be neither stored nor tokenised
     except RecursionError as exc:
         raise ApiError(400, msg("The JSON body of your request is nested too deeply."), code="invalid_json") from exc

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from starlette.requests import Request
+from starlette.responses import Response
 
 from core.engine.api.engine import Engine
 from core.engine.api.legacy import RETIRED, retired
@@ -18,6 +19,18 @@ PickHandler = Callable[[Engine], Callable[[Request], Any]]
 def _retired(line: str) -> PickHandler:
     """The handler of an endpoint that is not served; `line` replaces it."""
     return lambda _: partial(retired, line)
+
+
+def _relayed(path: str, pick: PickHandler) -> PickHandler:
+    """The handler of an endpoint whose calls are relayed if their model has a shadow."""
+
+    def picked(engine: Engine) -> Callable[[Request], Any]:
+        async def handle(request: Request) -> Response:
+            return await engine.relay.handle(path, pick(engine), request)
+
+        return handle
+
+    return picked
 
 
 _JOBS, _BASES, _ALIASES = "/v1/fine_tuning/jobs", "/fabula/v1/bases", "/fabula/v1/aliases"
@@ -49,10 +62,14 @@ ROUTES: tuple[tuple[str, str, PickHandler], ...] = (
     ("POST", _CHECKPOINT + "/permissions", lambda engine: engine.permissions.create),
     ("GET", _CHECKPOINT + "/permissions", lambda engine: engine.permissions.list),
     ("DELETE", _CHECKPOINT + "/permissions/{permission}", lambda engine: engine.permissions.delete),
-    ("POST", "/v1/completions", lambda engine: engine.inference.completions),
-    ("POST", "/v1/chat/completions", lambda engine: engine.inference.chat_completions),
+    ("POST", "/v1/completions", _relayed("/v1/completions", lambda engine: engine.inference.completions)),
+    (
+        "POST",
+        "/v1/chat/completions",
+        _relayed("/v1/chat/completions", lambda engine: engine.inference.chat_completions),
+    ),
     ("POST", "/v1/embeddings", lambda engine: engine.embeddings.create),
-    ("POST", "/v1/responses", lambda engine: engine.responses.create),
+    ("POST", "/v1/responses", _relayed("/v1/responses", lambda engine: engine.responses.create)),
     ("GET", "/v1/responses/{id}", lambda engine: engine.responses.get),
     ("DELETE", "/v1/responses/{id}", lambda engine: engine.responses.delete),
     ("POST", "/v1/responses/{id}/cancel", lambda engine: engine.responses.cancel),
@@ -76,6 +93,11 @@ ROUTES: tuple[tuple[str, str, PickHandler], ...] = (
     ("GET", _EXPORTS + "/{id}", lambda engine: engine.exports.get),
     ("DELETE", _EXPORTS + "/{id}", lambda engine: engine.exports.delete),
     ("GET", _EXPORTS + "/{id}/files/{name}", lambda engine: engine.exports.file),
+    ("GET", "/fabula/v1/shadows", lambda engine: engine.shadows.list),
+    ("POST", "/fabula/v1/shadows", lambda engine: engine.shadows.create),
+    ("DELETE", "/fabula/v1/shadows/{id:path}", lambda engine: engine.shadows.delete),
+    ("GET", "/fabula/v1/shadow_calls", lambda engine: engine.shadows.calls),
+    ("DELETE", "/fabula/v1/shadow_calls", lambda engine: engine.shadows.forget),
     ("GET", "/v1/engines", lambda engine: engine.legacy.list_engines),
     ("POST", _ENGINE + "/chat/completions", lambda engine: engine.inference.chat_completions),
     ("POST", _ENGINE + "/completions", lambda engine: engine.inference.completions),

@@ -1,0 +1,78 @@
+"""The provider of an old model: where it may be, what of its answers is passed on, and when a model has stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import httpx2
+
+from core.address_rules import AddressRefused, AddressRules, resolved
+from core.engine.chat_messages import is_missing
+
+TIMEOUT_S = 600.0
+"""Longest wait for the next byte of an answer; the SDK's own limit."""
+_CONNECT_S = 10.0
+_MAX_CONNECTIONS = 256  # as many as the engine serves
+_PASSED_ON = re.compile(r"content-type|retry-after(-ms)?|x-should-retry|x-ratelimit-.+|openai-.+", re.I)
+_STOPPED_CODES = frozenset({"model_not_found", "model_deprecated", "deploymentnotfound", "model_not_available"})
+_STOPPED = re.compile(
+    r"\bmodel\b.{0,200}(does not exist|not found|deprecated|retired|shut ?down|no longer)", re.I | re.S
+)
+
+
+def rules_of(environ: Mapping[str, str]) -> AddressRules:
+    """Where upstreams may be: in team mode, outside the server's network only, as for a team's providers."""
+    if environ.get("FABULA_MODE", "").strip().lower() != "team":
+        return AddressRules()
+    entries = (entry.strip() for entry in environ.get("FABULA_INTERNAL_SERVERS", "").split(","))
+    return AddressRules(True, tuple(entry for entry in entries if entry))
+
+
+def client() -> httpx2.AsyncClient:
+    """The HTTP client for all upstreams. It does not follow redirects: a key goes to one address only."""
+    limits = httpx2.Limits(max_connections=_MAX_CONNECTIONS)
+    return httpx2.AsyncClient(timeout=httpx2.Timeout(TIMEOUT_S, connect=_CONNECT_S), limits=limits)
+
+
+async def check_address(url: str, rules: AddressRules) -> None:
+    """Look up a URL's host and check where it leads to.
+
+    Raises:
+        AddressRefused: it leads into the server's network.
+        OSError: the name is not known.
+    """
+    if not rules.restricted:
+        return
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    if rules.refuses_host(host):
+        raise AddressRefused("This address is inside the server's network.")
+    for address in resolved(await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)):
+        rules.check(host, address)
+
+
+def headers_of(response: httpx2.Response) -> dict[str, str]:
+    """The headers of an answer that its caller gets too."""
+    return {name: value for name, value in response.headers.items() if _PASSED_ON.fullmatch(name)}
+
+
+def stopped(status: int, body: bytes) -> str | None:
+    """What the provider said if the old model does not exist any more; None for any other answer.
+
+    Other errors, such as a wrong key, a rate limit or a path that does not exist, do not mean that a model has stopped.
+    """
+    if status not in (400, 404, 410):
+        return None
+    try:
+        error = json.loads(body)["error"]
+        code, message = str(error.get("code") or ""), str(error.get("message") or "")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    if status != 400 and code.lower() in _STOPPED_CODES:
+        return message or code
+    return message if not is_missing(message) and _STOPPED.search(message) else None

@@ -1,0 +1,352 @@
+"""Shadow: calls for an old model are relayed to its provider, and a share of them is answered by the new one too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+pytest.importorskip("xllamacpp", reason="requirements-engine.txt is not installed")
+
+from core.engine.shadow import answer_texts, shadow_store, upstream
+from core.engine.shadow.shadow_store import Shadow, ShadowCall
+from core.engine.store import EngineStore
+from tests.support import fault_server
+from tests.support.engine_process import DEADLINE_S, TINY, TOKEN, EngineUnderTest, running
+from tests.support.fault_server import FaultServer
+from tests.support.waiting import until
+
+_OLD = "ft:gpt-4o-mini:org::abc"
+_KEY = "sk-the-key-of-the-old-model"
+_MESSAGES: Any = [{"role": "user", "content": "a"}]
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineUnderTest]:
+    with running(tmp_path_factory.mktemp("shadow") / "home") as started:
+        yield started
+
+
+@pytest.fixture
+def provider() -> Iterator[FaultServer]:
+    """The old model's provider."""
+    with FaultServer() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _clean(engine: EngineUnderTest) -> Iterator[None]:
+    yield
+    with engine.http() as http:
+        for kind in ("shadows", "aliases"):
+            for one in http.get(f"/fabula/v1/{kind}").json()["data"]:
+                http.delete(f"/fabula/v1/{kind}/{one['id']}")
+        http.delete("/fabula/v1/shadow_calls?label=s1")
+
+
+@cache
+def _client(url: str) -> openai.OpenAI:
+    """The SDK's client for an engine; creating one takes a while."""
+    return openai.OpenAI(base_url=url, api_key=TOKEN, max_retries=0, timeout=DEADLINE_S)
+
+
+def _start(engine: EngineUnderTest, url: str, **values: Any) -> dict[str, Any]:
+    form = {"id": _OLD, "model": TINY, "base_url": url, "api_key": _KEY, "label": "s1", "share": 100, "fallback": True}
+    with engine.http() as http:
+        answer = http.post("/fabula/v1/shadows", json=form | values)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def _shadow(engine: EngineUnderTest) -> dict[str, Any]:
+    with engine.http() as http:
+        (found,) = http.get("/fabula/v1/shadows").json()["data"]
+    return dict(found)
+
+
+def _calls(engine: EngineUnderTest, count: int, after: int = 0) -> list[dict[str, Any]]:
+    """Wait until so many calls have ended."""
+
+    with engine.http() as http:
+
+        def look() -> list[dict[str, Any]]:
+            return list(http.get(f"/fabula/v1/shadow_calls?label=s1&after={after}&limit=500").json()["data"])
+
+        until(lambda: len(look()) >= count, "the calls have ended")
+        return look()
+
+
+def _ask(engine: EngineUnderTest, **options: Any) -> Any:
+    return _client(engine.url).chat.completions.create(model=_OLD, messages=_MESSAGES, max_tokens=4, **options)
+
+
+def test_the_caller_gets_the_old_models_answer_and_the_new_one_is_asked_too(
+    engine: EngineUnderTest, provider: FaultServer
+) -> None:
+    started = _start(engine, provider.url)
+    assert "api_key" not in started and started["has_key"]
+    provider.enqueue(fault_server.text("refund"))
+    assert _ask(engine).choices[0].message.content == "refund"
+    (sent,) = provider.requests
+    assert (sent.body["model"], sent.headers["authorization"]) == (_OLD, f"Bearer {_KEY}")
+    (call,) = _calls(engine, 1)
+    assert (call["state"], call["copy"], call["old"], call["error"]) == ("answered", "answered", "refund", "")
+    assert call["new"] and call["new_s"] > 0 and call["old_s"] > 0 and call["prompt_tokens"] > 0
+    assert json.loads(call["request"]) == _MESSAGES
+    assert [_shadow(engine)[name] for name in ("relayed", "copied", "failed", "dropped")] == [1, 1, 0, 0]
+
+
+def test_a_stream_is_passed_on_and_its_answer_is_recorded(engine: EngineUnderTest, provider: FaultServer) -> None:
+    _start(engine, provider.url)
+    provider.enqueue(fault_server.text("order", " status"))
+    stream = _ask(engine, stream=True, stream_options={"include_usage": True})
+    chunks = list(stream)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "order status"
+    (call,) = _calls(engine, 1)
+    assert (call["old"], call["copy"], call["completion_tokens"]) == (
+        "order status",
+        "answered",
+        chunks[-1].usage.completion_tokens,
+    )
+
+
+@pytest.mark.parametrize(("share", "copied"), [(0, 0), (100, 3)])
+def test_the_share_decides_how_many_calls_are_copied(
+    engine: EngineUnderTest, provider: FaultServer, share: int, copied: int
+) -> None:
+    _start(engine, provider.url, share=share)
+    for _ in range(3):
+        _ask(engine)
+    calls = _calls(engine, 3)
+    assert sum(call["copy"] == "answered" for call in calls) == copied
+    assert all(call["request"] == "" and call["old"] is None for call in calls) is not bool(copied)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (fault_server.rate_limit(retry_after="7"), openai.RateLimitError),
+        (fault_server.error(500, "Overloaded"), openai.InternalServerError),
+        (fault_server.unauthorized(), openai.AuthenticationError),
+        (fault_server.error(404, "Invalid URL", "unknown_url"), openai.NotFoundError),
+        (fault_server.drop(), openai.InternalServerError),
+    ],
+)
+def test_errors_of_the_old_model_are_passed_on_and_no_copy_is_asked_for(
+    engine: EngineUnderTest, provider: FaultServer, answer: fault_server.Answer, error: type[openai.APIStatusError]
+) -> None:
+    _start(engine, provider.url)
+    provider.enqueue(answer)
+    with pytest.raises(error) as raised:
+        _ask(engine)
+    assert raised.value.response.headers.get("retry-after") == answer.headers.get("retry-after")
+    (call,) = _calls(engine, 1)
+    assert call["state"] in ("failed", "unknown") and (call["copy"], call["old"]) == ("none", None)
+    assert _shadow(engine)["state"] == "on" and _shadow(engine)["failed"] == 1
+
+
+@pytest.mark.parametrize("answer", [fault_server.cut("ref"), fault_server.error_in_stream("ref")])
+def test_a_stream_that_is_cut_is_not_compared(
+    engine: EngineUnderTest, provider: FaultServer, answer: fault_server.Answer
+) -> None:
+    _start(engine, provider.url)
+    provider.enqueue(answer)
+    with engine.http() as http:
+        body = {"model": _OLD, "messages": _MESSAGES, "stream": True}
+        assert "ref" in http.post("/v1/chat/completions", json=body).text
+    (call,) = _calls(engine, 1)
+    assert (call["state"], call["copy"]) == ("unknown", "none")
+
+
+def test_a_caller_who_leaves_ends_the_call_at_the_provider_too(engine: EngineUnderTest, provider: FaultServer) -> None:
+    _start(engine, provider.url)
+    provider.enqueue(fault_server.stalled("ref"))
+    with _ask(engine, stream=True) as stream:
+        next(iter(stream))
+    (call,) = _calls(engine, 1)
+    assert (call["state"], call["copy"]) == ("unknown", "none") and "caller left" in call["error"]
+
+
+@pytest.mark.parametrize("fallback", [True, False])
+def test_once_the_old_model_has_stopped_the_new_one_answers_if_that_is_allowed(
+    engine: EngineUnderTest, provider: FaultServer, fallback: bool
+) -> None:
+    _start(engine, provider.url, fallback=fallback)
+    provider.enqueue(fault_server.error(404, f"The model `{_OLD}` does not exist", "model_not_found"))
+    if fallback:
+        answered = _client(engine.url).chat.completions.with_raw_response.create(
+            model=_OLD, messages=_MESSAGES, max_tokens=2
+        )
+        assert (answered.headers["fabula-model"], answered.parse().model) == (TINY, _OLD)
+    else:
+        with pytest.raises(openai.NotFoundError):
+            _ask(engine)
+    assert _shadow(engine)["state"] == ("dark" if fallback else "on")
+    assert "does not exist" in _shadow(engine)["reason"]
+    asked = len(provider.requests)
+    if fallback:
+        _ask(engine)
+    assert len(provider.requests) == asked
+
+
+def test_an_alias_takes_the_place_of_a_relay_and_the_other_way_round(
+    engine: EngineUnderTest, provider: FaultServer
+) -> None:
+    _start(engine, provider.url)
+    with engine.http() as http:
+        http.post("/fabula/v1/aliases", json={"id": _OLD, "model": TINY})
+        assert http.get("/fabula/v1/shadows").json()["data"] == []
+        _ask(engine)
+        assert provider.requests == []
+        _start(engine, provider.url)
+        assert http.get("/fabula/v1/aliases").json()["data"] == []
+    _ask(engine)
+    assert len(provider.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "status", "code"),
+    [
+        ({"model": "ft:gone"}, 404, "model_not_found"),
+        ({"id": TINY}, 409, "alias_hides_model"),
+        ({"id": "两"}, 400, "invalid_value"),
+        ({"share": 101}, 400, "invalid_value"),
+        ({"share": -1}, 400, "invalid_value"),
+        ({"base_url": "ftp://x/v1"}, 400, "invalid_value"),
+        ({"base_url": "https://key@x/v1"}, 400, "invalid_value"),
+        ({"api_key": ""}, 400, "missing_required_parameter"),
+    ],
+)
+def test_a_shadow_that_cannot_work_is_refused(
+    engine: EngineUnderTest, values: dict[str, Any], status: int, code: str
+) -> None:
+    form = {"id": _OLD, "model": TINY, "base_url": "https://x/v1", "api_key": _KEY, "label": "s1", "share": 1}
+    with engine.http() as http:
+        answer = http.post("/fabula/v1/shadows", json=form | values)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+def test_other_models_and_collected_calls(engine: EngineUnderTest, provider: FaultServer) -> None:
+    _start(engine, provider.url)
+    for _ in range(3):
+        _ask(engine)
+    _client(engine.url).chat.completions.create(model=TINY, messages=_MESSAGES, max_tokens=1)
+    assert len(provider.requests) == 3
+    first, second, third = _calls(engine, 3)
+    with engine.http() as http:
+        http.delete(f"/fabula/v1/shadow_calls?label=s1&until={second['ended']}")
+    assert [call["id"] for call in _calls(engine, 1)] == [third["id"]]
+    assert first["ended"] < second["ended"] < third["ended"]
+
+
+def test_after_kill_9_counts_are_right_and_calls_wait_for_the_key(provider: FaultServer, tmp_path: Path) -> None:
+    engine = EngineUnderTest(tmp_path / "home")
+    engine.start()
+    try:
+        _start(engine, provider.url)
+        _ask(engine)
+        _calls(engine, 1)
+        provider.enqueue(fault_server.stalled("ref"))
+        with _ask(engine, stream=True) as stream:
+            next(iter(stream))
+            engine.kill()
+        engine.start()
+        assert not _shadow(engine)["has_key"]
+        with pytest.raises(openai.InternalServerError, match="waits for the old model's key") as raised:
+            _ask(engine)
+        assert raised.value.response.headers["retry-after"]
+        _start(engine, provider.url, share=50)
+        _ask(engine)
+        calls = _calls(engine, 3)
+        assert [call["state"] for call in calls] == ["answered", "unknown", "answered"]
+        found = _shadow(engine)
+        assert (found["relayed"], found["failed"], found["share"]) == (3, 1, 50)
+        database = b"".join(path.read_bytes() for path in (tmp_path / "home").glob("engine.db*"))
+        assert _KEY.encode() not in database
+    finally:
+        engine.stop()
+
+
+def test_calls_that_are_not_collected_are_bounded_and_the_lost_ones_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shadow_store, "MAX_WAITING_CALLS", 3)
+    store = EngineStore(tmp_path / "engine.db")
+    shadow = Shadow("old", 1, TINY, "https://x/v1", "s1", 100, 1)
+    store.add(shadow)
+    ids = [shadow_store.begin(store, shadow, answer_texts.CHAT, copies=False) for _ in range(5)]
+    for call_id in [*ids, ids[-1]]:  # the last one twice: counted once
+        shadow_store.answered(store, call_id, old_s=1.0)
+    assert [row.id for row in store.select(ShadowCall, "1")] == ids[2:]
+    (found,) = store.select(Shadow, "1")
+    assert (found.relayed, found.lost) == (5, 2)
+
+
+_TOOL = {"function": {"name": "find", "arguments": '{"a": 1}'}}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "text"),
+    [
+        (answer_texts.CHAT, {"choices": [{"message": {"content": "x"}}, {"message": {"content": "y"}}]}, "x"),
+        (answer_texts.CHAT, {"choices": [{"message": {"content": None, "refusal": "no"}}]}, "no"),
+        (
+            answer_texts.CHAT,
+            {"choices": [{"message": {"content": None, "tool_calls": [_TOOL]}}]},
+            '{"tool_calls": [{"name": "find", "arguments": {"a": 1}}]}',
+        ),
+        (answer_texts.COMPLETIONS, {"choices": [{"text": "x"}]}, "x"),
+        (
+            answer_texts.RESPONSES,
+            {"output": [{"type": "reasoning"}, {"type": "message", "content": [{"text": "x"}]}]},
+            "x",
+        ),
+        (answer_texts.CHAT, {"choices": []}, None),
+        (answer_texts.CHAT, [1], None),
+        (answer_texts.RESPONSES, {"output": None}, None),
+    ],
+)
+def test_the_text_of_an_answer(endpoint: str, body: Any, text: str | None) -> None:
+    assert answer_texts.of_body(endpoint, body).text == text
+
+
+def test_tool_calls_of_a_stream_are_joined() -> None:
+    parts = [
+        {"index": 0, "function": {"name": "find", "arguments": '{"a"'}},
+        {"index": 0, "function": {"arguments": ":1}"}},
+    ]
+    lines = [json.dumps({"choices": [{"index": 0, "delta": {"tool_calls": [part]}}]}) for part in parts]
+    raw = "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"]).encode()
+    whole = {"choices": [{"message": {"tool_calls": [_TOOL]}}]}
+    assert answer_texts.of_stream(answer_texts.CHAT, raw).text == answer_texts.of_body(answer_texts.CHAT, whole).text
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "code", "is_stopped"),
+    [
+        (404, "The model `ft:x` does not exist or you do not have access to it.", "model_not_found", True),
+        (410, "The model gpt-4o has been deprecated", None, True),
+        (400, "The model ft:x was shut down on 2027-01-14", None, True),
+        (404, "Invalid URL (POST /chat/completions)", None, False),
+        (400, "max_tokens is too large", "invalid_value", False),
+        (401, "The model does not exist", "invalid_api_key", False),
+        (503, "The model does not exist", None, False),
+    ],
+)
+def test_only_a_model_that_is_gone_has_stopped(status: int, message: str, code: str | None, is_stopped: bool) -> None:
+    body = json.dumps({"error": {"message": message, "code": code}}).encode()
+    assert (upstream.stopped(status, body) is not None) is is_stopped
+
+
+def test_in_team_mode_a_relay_leads_into_the_internet_only() -> None:
+    assert upstream.rules_of({"FABULA_MODE": "team"}).refuses_host("169.254.169.254")
+    assert not upstream.rules_of({"FABULA_MODE": "team", "FABULA_INTERNAL_SERVERS": "10.0.0.5"}).refuses_host(
+        "10.0.0.5"
+    )
+    assert not upstream.rules_of({}).refuses_host("127.0.0.1")
