@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from core.db import spend_totals
-from core.db.tables import Budget, Dataset, Row, Run, Spend, TrainingEvent, TrainingJob
+from core.db.tables import Budget, Dataset, ModelShadow, Row, Run, Spend, TrainingEvent, TrainingJob
 from core.finetuning import job_views
 from core.generation import run_progress
 from core.message import msg, percent, sentences
@@ -55,6 +55,7 @@ def find(session: Session, since: datetime, now: datetime, known: Container[str]
         _month_budgets(session, now),
         _run_budgets(session),
         _budget_requests(session, since),
+        _ended_shadows(session, since),
     )
     described = ((key, describe()) for key, describe in candidates if key not in known)
     return [AlertEvent(key, *texts) for key, texts in described if texts is not None]
@@ -193,6 +194,16 @@ def _budget_request(request: BudgetRequestView) -> _Described:
     return msg("{person} asks for a higher budget", person=request.name), sentences(
         now[request.scope], msg("An admin can grant or decline the request on the settings page.")
     )
+
+
+def _ended_shadows(session: Session, since: datetime) -> Iterator[_Candidate]:
+    query = select(ModelShadow).where(ModelShadow.ended_at > since, ModelShadow.state.in_(("flipped", "dark")))
+    for row in session.scalars(query):
+        yield f"shadow:{row.id}:{row.state}", partial(_ended_shadow, row)
+
+
+def _ended_shadow(row: ModelShadow) -> _Described:
+    return msg("Programs that ask for {alias} now get {model}", alias=row.alias, model=row.model), row.reason or ""
 
 
 def _stamp(at: datetime | None) -> str:

@@ -34,7 +34,9 @@ _MORE = "…"
 _HIDDEN = "(not recorded)"
 _COMMAND_LINE = "command line"  # where people act without a sign-in
 _SECRET = frozenset({"encrypted_key", "certificates"})
-_OWN_RECORDS = frozenset({"audit_log", "spend", "spend_totals", "alias_changes"})  # tables that are records themselves
+_OWN_RECORDS = frozenset(
+    {"audit_log", "spend", "spend_totals", "alias_changes", "shadow_pairs"}
+)  # tables that are records themselves
 _COUNTED = frozenset({"rows", "version_examples"})  # tables whose new and deleted rows are only counted
 _BOOKKEEPING = frozenset({"updated_at", "fill_cursor", "revision"})  # columns that follow from other changes
 _PLAIN = (str, int, float, bool, Decimal, datetime)

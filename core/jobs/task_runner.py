@@ -23,7 +23,7 @@ from core.finetuning import job_context, job_views, jobs
 from core.generation import run_sharing, run_store
 from core.jobs import recovery
 from core.message import msg, sentences
-from core.migrate import accounts, mover
+from core.migrate import accounts, mover, shadow_worker
 from core.processes import DRAIN_S
 from core.tours import tour_runner
 
@@ -171,6 +171,8 @@ KINDS: Mapping[str, JobKind] = {
         ),
         # Two, so that one account that asks for slow calls does not hold up another.
         JobKind("move", 2, accounts.unfinished, mover.carry_out, accounts.give_up, accounts.stops),
+        # Each look takes a moment; between two looks it occupies no slot.
+        JobKind("shadow", 2, _ids(shadow_worker.UNFINISHED), shadow_worker.carry_out, shadow_worker.give_up),
         JobKind("tour", 1, _ids(_UNFINISHED_TOURS), tour_runner.carry_out, tour_runner.give_up),
     )
 }

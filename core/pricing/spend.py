@@ -24,8 +24,10 @@ from core.db.tables import Evaluation, Spend, utcnow
 from core.errors import FabulaError, StorageFull
 from core.pricing import budget
 
-Page = Literal["dataset", "training", "story", "comparison", "settings"]
-"""The purpose of a call: a data set, a training job, a story, a before/after comparison, or the test of a provider."""
+Page = Literal["dataset", "training", "story", "comparison", "settings", "shadow"]
+"""The purpose of a call: a data set, a training job, a story, a before/after comparison, the test of a provider, or a
+program's call that the engine relays.
+"""
 
 T = TypeVar("T")
 # No single request takes that long: a read times out after 10 minutes, but a stream lasts as long as text arrives, and

@@ -64,6 +64,12 @@ _NOBODYS = frozenset(
         "core.migrate.accounts.start",
         "core.migrate.accounts.stop",
         "core.migrate.old_prompts.of",
+        "core.migrate.shadow.change",  # of the whole team, by admins
+        "core.migrate.shadow.delete_pairs",
+        "core.migrate.shadow.flip",
+        "core.migrate.shadow.resume",
+        "core.migrate.shadow.start",
+        "core.migrate.shadow.stop",
         "core.migrate.switch.back",  # of the whole team, by admins
         "core.migrate.switch.note_changes",
         "core.migrate.switch.switch",

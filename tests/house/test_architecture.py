@@ -58,6 +58,7 @@ _KNOWN_TO_THE_ENGINE = (
     "core.packaged_models",
     "core.tracker_runs",
     "core.file_permissions",
+    "core.address_rules",
 )
 
 _ABOVE_GENERATION = (

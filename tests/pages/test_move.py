@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
 from core.db.store import Store
+from core.db.tables import ModelShadow, ShadowPair, utcnow
 from core.errors import FabulaError
 from core.migrate import account_views, accounts, mover, sources, tunes
 from core.migrate.sources import AccountForm
@@ -154,6 +155,43 @@ def test_programs_are_switched_over_and_back(
     click(again(at), "move_switch_back")
     assert not trouble(at) and engine.models == {}
     assert "Switched" not in list(again(at).dataframe[0].value["state"])
+
+
+def test_a_comparison_on_calls_shows_its_counts_and_what_differs(
+    store: Store, account: OpenAIAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine: Any = _Engine()
+    monkeypatch.setenv("FABULA_ENGINE_URL", "https://engine.example")
+    monkeypatch.setattr(cache, "quick", lambda _id: engine)
+    at = _connected(account)
+    _work(store)
+    click(again(at), "move_archive")
+    _work(store)
+    at = again(at)
+    assert "Add the account under Settings" in words(at)  # its key was typed
+    chosen = field(at, "move_next_model").value
+    old = next(one.model for one in _tunes(store) if one.id == chosen)
+    row = ModelShadow(
+        id="s1", alias=old, model="new", provider="openai", share=30, threshold=0.9, min_calls=50, fallback=True,
+        relayed=7, failed=1, dropped=0, compared=4, agreed=3.0, created_by="local",
+    )  # fmt: skip
+    pair = ShadowPair(
+        shadow_id="s1", remote_id="c1", created_at=utcnow(), prompt='[{"role": "user", "content": "Where is it?"}]',
+        old="order", new="refund", old_s=1.0, new_s=0.5, score=0.0, error="",
+    )  # fmt: skip
+    with store.session() as session:
+        session.add(row)
+        session.flush()
+        session.add(pair)
+    at = again(at)
+    shown = words(at)
+    assert "on 30 % of the calls" in shown and "Where is it?" in shown and "1 call failed" in shown
+    assert {one.label: one.value for one in at.metric}["Agreement"] == "75.0 %"
+    assert field(at, "move_shadow_flip") is not None and field(at, "move_shadow_share").value == 30
+    field(at, "move_shadow_share").set_value(60).run()
+    click(at, "move_shadow_save")
+    with store.reading() as session:
+        assert session.get_one(ModelShadow, "s1").share == 60
 
 
 def test_a_key_that_may_not_read_is_said_and_the_page_goes_on(store: Store, account: OpenAIAccount) -> None:

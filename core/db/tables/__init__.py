@@ -13,6 +13,7 @@ from core.db.tables.guest import GuestLink, GuestVote
 from core.db.tables.money import Budget, BudgetRequest, CustomPrice, RescuedEntry, SpeedMeasurement, Spend, SpendTotal
 from core.db.tables.person import Invitation, Person, SignIn, SignInAccount
 from core.db.tables.provider import RemovedProvider, SavedProvider
+from core.db.tables.shadow import ModelShadow, ShadowPair
 from core.db.tables.story import Story, Tour, Vote
 from core.db.tables.training import (
     BeforeAfter,
@@ -48,6 +49,7 @@ __all__ = [
     "GuestLink",
     "GuestVote",
     "Invitation",
+    "ModelShadow",
     "Owned",
     "ParityVote",
     "Person",
@@ -57,6 +59,7 @@ __all__ = [
     "Row",
     "Run",
     "SavedProvider",
+    "ShadowPair",
     "Sharing",
     "SignIn",
     "SignInAccount",

@@ -44,7 +44,7 @@ _REQUEST_FIELDS = {answer_texts.CHAT: "messages", answer_texts.COMPLETIONS: "pro
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A call on its way: its shadow, its row, and the body if it is to be copied."""
+    """A call on its way: its shadow, its row, and the body if a copy is made."""
 
     shadow: Shadow
     endpoint: str
@@ -158,24 +158,28 @@ class Relay:
                     seen += chunk
                 yield chunk
             is_over = True
-            found = answer_texts.of_stream(call.endpoint, bytes(seen))
-            if len(seen) <= MAX_COPIED_BYTES and found.text is None:
-                error = "The stream ended before the answer was complete."
-                await run_in_threadpool(shadow_store.failed, self._store, call.call_id, state="unknown", error=error)
-            else:
-                await run_in_threadpool(
-                    shadow_store.answered, self._store, call.call_id, status=200, **_facts(call, found)
-                )
-                self._copy(call, len(seen) <= MAX_COPIED_BYTES)
         except httpx2.HTTPError as exc:
+            yield b"data: " + json.dumps(_cannot_reach(call.shadow, _reason(exc)).body()).encode() + b"\n\n"
             is_over = True
-            error = _reason(exc)
-            await run_in_threadpool(shadow_store.failed, self._store, call.call_id, state="unknown", error=error)
-            yield b"data: " + json.dumps(_cannot_reach(call.shadow, error).body()).encode() + b"\n\n"
         finally:
-            if not is_over:
-                self._left(call)
+            self._record_stream(call, bytes(seen), is_over=is_over)
             await response.aclose()
+
+    def _record_stream(self, call: _Call, seen: bytes, *, is_over: bool) -> None:
+        """Record a streamed answer. Callers leave as soon as they have its last event, so that counts as complete.
+
+        This must not wait for anything: the task is cancelled when the caller has left.
+        """
+        is_long = len(seen) > MAX_COPIED_BYTES
+        found = answer_texts.of_stream(call.endpoint, seen)
+        if found.text is not None or (is_long and is_over):
+            self._record(shadow_store.answered, call.call_id, status=200, **_facts(call, found))
+            self._copy(call, found.text is not None)
+        elif is_over:
+            error = "The stream ended before the answer was complete."
+            self._record(shadow_store.failed, call.call_id, state="unknown", error=error)
+        else:
+            self._left(call)
 
     def _copy(self, call: _Call, has_text: bool) -> None:
         """Ask the new model too, if this call is one of its share. Never raises."""

@@ -28,6 +28,7 @@ _PAGES = {
     "story": mark("Story"),
     "comparison": mark("Before and after"),
     "settings": mark("Provider tests"),
+    "shadow": mark("Relayed calls"),
 }
 
 _ALL_TIME = "all"

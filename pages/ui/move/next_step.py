@@ -41,7 +41,7 @@ def show(archive_id: str, listed: Sequence[Tune], provider: str, today: date) ->
         )
         _buttons(archive_id, by_id[str(chosen)], provider)
     candidates.show(archive_id, by_id[str(chosen)])
-    switch_card.show(by_id[str(chosen)])
+    switch_card.show(by_id[str(chosen)], provider)
 
 
 def _title(tune: Tune) -> str:

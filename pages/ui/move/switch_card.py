@@ -16,14 +16,15 @@ from core.providers.registry import ENGINE
 from pages.ui import cache, state, visible
 from pages.ui.components import cards, models
 from pages.ui.i18n import _, ago, code, plain, sentences
+from pages.ui.move import shadow_card
 from pages.ui.settings import aliases
 from pages.ui.sign_in import current_actor
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def show(tune: Tune) -> None:
-    """Render the card of one tuned model; nothing if its job made none."""
+def show(tune: Tune, provider: str) -> None:
+    """Render the card of one tuned model; nothing if its job made none. `provider`: of the old model; "" if unknown."""
     if tune.model is None:
         return
     with st.container(border=True, key="move_switch"):
@@ -33,7 +34,8 @@ def show(tune: Tune) -> None:
             switch.note_changes(cache.store(), current_actor(), found)
             now = switch.view(cache.store(), found, tune.model)
             _target(now)
-            _choice(tune, now)
+            chosen = _choice(tune, now)
+            shadow_card.show(tune.model, chosen, provider, now.model)
             _code(tune.model)
 
 
@@ -64,8 +66,8 @@ def _target(now: SwitchView) -> None:
         st.warning(_("A model has the same name, so the alias has no effect."), icon=":material/visibility_off:")
 
 
-def _choice(tune: Tune, now: SwitchView) -> None:
-    """Render the choice of the new model, and the buttons to switch and to go back."""
+def _choice(tune: Tune, now: SwitchView) -> str | None:
+    """Render the choice of the new model, and the buttons to switch and to go back. Returns the chosen model."""
     old = str(tune.model)
     offered = _offered(tune, now)
     key = f"move_switch_to_{tune.id}"
@@ -85,6 +87,7 @@ def _choice(tune: Tune, now: SwitchView) -> None:
                 _back_label(now), icon=":material/undo:", key="move_switch_back", on_click=_back,
                 args=(old, now.expected),
             )  # fmt: skip
+    return chosen
 
 
 def _offered(tune: Tune, now: SwitchView) -> list[str]:

@@ -1,0 +1,235 @@
+"""Shadow: both models answer a share of the programs' calls, until enough of their answers agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import streamlit as st
+
+from core.actor import Actor
+from core.db.store import Store
+from core.db.tables import utcnow
+from core.migrate import shadow
+from core.migrate.shadow import PairView, ShadowForm, ShadowView
+from core.providers import Registry
+from pages.ui import cache, state
+from pages.ui.components import cards, models
+from pages.ui.i18n import _, ago, as_markdown, code, n_, number, percent, plain
+from pages.ui.settings import aliases
+from pages.ui.sign_in import current_actor
+
+_SHARE, _AUTO, _THRESHOLD, _CALLS, _FALLBACK = (
+    f"move_shadow_{name}" for name in ("share", "auto", "threshold", "calls", "fallback")
+)
+_MOST_CALLS = 100_000
+_TEXT_CHARS = 400
+
+
+def show(old: str, new: str | None, provider: str, answers: str | None) -> None:
+    """Render the comparison on the calls of programs.
+
+    Args:
+        new: the model that is chosen as the replacement.
+        provider: id of the old model's provider; "" if its key is not stored.
+        answers: the model that the alias leads to now; None if there is no alias.
+    """
+    found = shadow.newest(cache.store(), old)
+    is_on = found is not None and found.state == "on"
+    with st.expander(_("Compare on the calls of your programs first"), icon=":material/compare_arrows:",
+                     key="move_shadow", expanded=is_on):  # fmt: skip
+        if found is not None and is_on:
+            st.fragment(run_every=cache.POLL_S)(_running)(old)
+        else:
+            if found is not None:
+                _ended(found, answers)
+            _form(old, new, provider)
+
+
+def _form(old: str, new: str | None, provider: str) -> None:
+    """Render the settings and the button that starts."""
+    st.caption(
+        _(
+            "Your programs ask the engine for the old model and get its answers: the engine relays their calls to the "
+            "old model's provider, with the key stored here. A share of them is answered by the new model too, in the "
+            "background. Its calls, answers and times are stored until you delete them, the newest 1,000 at most."
+        )
+    )
+    if not provider:
+        st.info(
+            _("The engine needs the account's key. Add the account under Settings → Providers, then connect it."),
+            icon=":material/key:",
+        )
+        return
+    for key, value in ((_SHARE, 20), (_AUTO, False), (_THRESHOLD, 95), (_CALLS, 100), (_FALLBACK, True)):
+        state.set_default(key, value)
+    _settings()
+    st.button(
+        _("Start comparing"), icon=":material/play_arrow:", key="move_shadow_start", disabled=new is None,
+        on_click=_start, args=(old, new, provider),
+    )  # fmt: skip
+
+
+def _settings() -> None:
+    st.slider(_("Share of the calls that the new model answers too (%)"), 0, 100, key=_SHARE, width=480)
+    st.checkbox(_("Switch by itself when both models agree"), key=_AUTO)
+    if state.get(_AUTO):
+        with st.container(horizontal=True):
+            st.number_input(_("Agreement, lower bound (%)"), 1, 100, key=_THRESHOLD, width=220)
+            st.number_input(_("Calls compared, at least"), 1, _MOST_CALLS, key=_CALLS, width=220)
+        st.caption(_("The lower bound of the 95 % interval must reach this value. You can go back at any time."))
+    st.checkbox(_("If the old model stops, answer with the new one"), key=_FALLBACK)
+
+
+def _entered() -> dict[str, int | float | bool | None]:
+    return {
+        "share": int(state.get(_SHARE, 20)),
+        "threshold": int(state.get(_THRESHOLD, 95)) / 100 if state.get(_AUTO) else None,
+        "min_calls": int(state.get(_CALLS, 100)),
+        "fallback": bool(state.get(_FALLBACK, True)),
+    }
+
+
+def _running(old: str) -> None:
+    """Render the counts while they change, and what can be done."""
+    cards.draw_page_if_left()
+    found = shadow.newest(cache.store(), old)
+    if found is None or found.state != "on":
+        st.rerun()
+        return
+    st.markdown(
+        _("Comparing {old} with {new} on {share} % of the calls.").format(
+            old=code(old), new=code(found.form.model), share=found.form.share
+        )
+    )
+    _figures(found)
+    for text, icon in ((found.reason, ":material/event_busy:"), (found.note, ":material/hourglass_top:")):
+        if text:
+            st.caption(f"{icon} {as_markdown(text)}")
+    if found.form.threshold is not None:
+        st.caption(
+            _("Switches by itself once the lower bound reaches {threshold} on at least {n} calls.").format(
+                threshold=percent(found.form.threshold, 0), n=number(found.form.min_calls)
+            )
+        )
+    with st.container(horizontal=True):
+        st.button(
+            _("Switch now"), icon=":material/swap_horiz:", key="move_shadow_flip", on_click=_act,
+            args=(shadow.flip, found.id),
+        )  # fmt: skip
+        st.button(
+            _("Stop relaying"), icon=":material/stop:", key="move_shadow_stop", on_click=_act,
+            args=(shadow.stop, found.id), help=_("Programs that ask the engine for the old model then get an error."),
+        )  # fmt: skip
+        with st.popover(_("Settings"), icon=":material/tune:"):
+            _load(found)
+            _settings()
+            st.button(_("Save"), icon=":material/save:", key="move_shadow_save", on_click=_save, args=(found.id,))
+    _differences(found)
+
+
+def _figures(found: ShadowView) -> None:
+    agreed = found.agreement
+    with st.container(horizontal=True, gap="medium", key="move_shadow_figures"):
+        st.metric(_("Calls"), number(found.relayed), width=120)
+        st.metric(_("Compared"), number(agreed.n), width=120)
+        st.metric(
+            _("Agreement"), percent(agreed.value) if agreed.n else "–", width=140,
+            help=_("Equal labels, the share of equal JSON fields, or the similarity of texts (chrF)."),
+        )  # fmt: skip
+        st.metric(_("Lower bound (95 %)"), percent(agreed.low) if agreed.n else "–", width=170)
+        if found.old_s is not None and found.new_s is not None:
+            st.metric(_("Old / new, mean time"), f"{found.old_s:.1f} / {found.new_s:.1f} s", width=190)
+    facts = [
+        n_("{n} call failed", "{n} calls failed", found.failed) if found.failed else "",
+        n_("{n} copy dropped", "{n} copies dropped", found.dropped) if found.dropped else "",
+    ]
+    if any(facts):
+        st.caption(" · ".join(filter(None, facts)))
+
+
+def _differences(found: ShadowView) -> None:
+    """Render the calls whose answers differ, worst first, and the button that deletes what is stored."""
+    worst = shadow.worst_pairs(cache.store(), found.id)
+    for pair in worst:
+        _pair(pair)
+    if found.agreement.n and not worst:
+        st.caption(_("No answers differ so far."))
+    if found.pairs:
+        st.button(
+            _("Delete the stored calls"), icon=":material/delete:", type="tertiary", key="move_shadow_delete",
+            on_click=_act, args=(shadow.delete_pairs, found.id),
+        )  # fmt: skip
+
+
+def _pair(pair: PairView) -> None:
+    with st.container(border=True):
+        st.caption(f"{percent(pair.score, 0)} · {plain(_short(pair.prompt))}")
+        left, right = st.columns(2)
+        left.markdown(f"{_('Old model')}: {plain(_short(pair.old))}")
+        right.markdown(f"{_('New model')}: {plain(_short(pair.new if pair.new is not None else pair.error))}")
+
+
+def _short(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= _TEXT_CHARS else words[:_TEXT_CHARS] + " …"
+
+
+def _ended(found: ShadowView, answers: str | None) -> None:
+    """Render how the last comparison has ended, and the way back to the old model."""
+    when = "" if found.ended_at is None else ago(found.ended_at, utcnow())
+    words = {
+        "flipped": _("The new model took over {when}."),
+        "dark": _("The old model has stopped. The new one took over {when}."),
+    }.get(found.state, _("The last comparison was stopped {when}."))
+    st.markdown(words.format(when=when))
+    if found.reason:
+        st.caption(as_markdown(found.reason))
+    _figures(found)
+    if found.state in ("flipped", "dark") and answers == found.form.model:
+        st.button(
+            _("Go back to the old model"), icon=":material/undo:", key="move_shadow_back", on_click=_act,
+            args=(shadow.resume, found.id),
+        )  # fmt: skip
+    _differences(found)
+
+
+def _load(found: ShadowView) -> None:
+    """Fill the settings with those of the running comparison, once."""
+    if state.get("move_shadow_loaded") == found.id:
+        return
+    form = found.form
+    values = {
+        _SHARE: form.share, _AUTO: form.threshold is not None, _THRESHOLD: round(100 * (form.threshold or 0.95)),
+        _CALLS: form.min_calls, _FALLBACK: form.fallback, "move_shadow_loaded": found.id,
+    }  # fmt: skip
+    for key, value in values.items():
+        state.set_value(key, value)
+
+
+def _start(old: str, new: str, provider: str) -> None:
+    entered = _entered()
+    with cards.keep_errors():
+        form = ShadowForm(old, new, provider, **entered)  # type: ignore[arg-type]  # each name has its type
+        shadow.start(cache.store(), current_actor(), cache.registry(), form)
+        aliases.listed.clear()
+        state.notify(
+            ":material/compare_arrows:",
+            _("The engine now relays {old} and compares it with {new}.").format(
+                old=code(old), new=plain(models.short_name(new))
+            ),
+        )
+
+
+def _save(shadow_id: str) -> None:
+    with cards.keep_errors():
+        shadow.change(cache.store(), current_actor(), shadow_id, **_entered())  # type: ignore[arg-type]  # as above
+        state.notify(":material/save:", _("Saved"))
+
+
+def _act(action: Callable[[Store, Actor, Registry, str], object], shadow_id: str) -> None:
+    """Callback of the buttons: carry out an action on the engine."""
+    with cards.keep_errors():
+        try:
+            action(cache.store(), current_actor(), cache.registry(), shadow_id)
+        finally:
+            aliases.listed.clear()
