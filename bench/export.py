@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -76,7 +77,7 @@ def _export(home: Path, form: Form) -> ExportRecord:
         "chat",
     )  # fmt: skip
     record.write(folder, record.ExportRecord("export-bench", spec, int(time.time()), 0))
-    make.Export(folder, 0).run()
+    make.Export(folder, os.cpu_count() or 1).run()
     found = record.read(folder)
     assert found is not None
     return found

@@ -79,7 +79,7 @@ def _proof(form: Form, proof: Sequence[ProofFigure], quantised_base: bool, has_f
     if form in QUANTISED:
         return [*lines, "The file is quantised, so it differs from the trained model by this much."]
     if form == "gguf-adapter" and quantised_base:
-        return [*lines, "llama.cpp computes with the quantised base and rounds its activations; hence the difference."]
+        return [*lines, "The difference comes from how llama.cpp computes with the quantised base."]
     return [*lines, f"Exports with a KL above {MAX_KL} are rejected."]
 
 

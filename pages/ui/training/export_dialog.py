@@ -26,6 +26,8 @@ _OPEN, _FORM, _PROBLEM = "training_export", "training_export_form", "training_ex
 P = ParamSpec("P")
 _POLL_S = 2  # the engine's process writes its progress twice a second
 _DOWNLOAD_BYTES = 64_000_000  # larger files would fill the studio's memory
+_SMALL_BYTES = 100_000  # smaller files would be shown as 0.0 MB
+_KL_DIGITS, _LEAST_KL = 5, 0.00001
 _FORMS: dict[ExportForm, str] = {
     "gguf-q8_0": mark("GGUF, 8 bits (Q8_0)"),
     "gguf-q4_k_m": mark("GGUF, 4 bits (Q4_K_M)"),
@@ -142,15 +144,13 @@ def _ready(job: JobView, export: EngineExport) -> None:
             ":material/verified: "
             + _(
                 "Compared with the trained model in {program} (prompts: {n}): KL {mean} on average, at most {most}"
-            ).format(
-                program=figure.program, n=figure.prompts, mean=number(figure.mean_kl, 5), most=number(figure.max_kl, 5)
-            )
+            ).format(program=figure.program, n=figure.prompts, mean=_kl(figure.mean_kl), most=_kl(figure.max_kl))
         )
     with st.container(horizontal=True):
         for name, size in export.files:
             if size <= _DOWNLOAD_BYTES:
                 st.download_button(
-                    f"{name} ({gigabytes(size)})", data=partial(_content, job.id, export.id, name), file_name=name,
+                    _file_label(name, size), data=partial(_content, job.id, export.id, name), file_name=name,
                     key=f"training_export_file_{export.id}_{name}", icon=":material/download:", on_click="ignore",
                 )  # fmt: skip
     if large := [name for name, size in export.files if size > _DOWNLOAD_BYTES]:
@@ -160,6 +160,15 @@ def _ready(job: JobView, export: EngineExport) -> None:
             st.code(export.path, language=None)
         else:
             st.caption(_("{names} is too large for a download here. Ask an admin for the file.").format(names=names))
+
+
+def _kl(value: float) -> str:
+    """A KL divergence; one that is rounding is shown as less than the last digit."""
+    return number(value, _KL_DIGITS) if value >= _LEAST_KL else f"< {number(_LEAST_KL, _KL_DIGITS)}"
+
+
+def _file_label(name: str, size: int) -> str:
+    return f"{name} ({gigabytes(size)})" if size >= _SMALL_BYTES else name
 
 
 def _content(job_id: str, export_id: str, name: str) -> bytes:
