@@ -25,7 +25,7 @@ from core.providers.account_reader import AccountReader, all_pages
 
 LAST_MONTH_DAYS = 30
 """Days that calls and dollars are counted for."""
-_PURPOSES = ("fine-tune", completions.PURPOSE)  # the latter: in an archive of ours
+_PURPOSES = ("fine-tune", completions.PURPOSE)  # the latter: in an archive that Fabula wrote
 _USAGE_DAYS = 180  # how far back the last use is looked for
 _NO_ADMIN_KEY = msg("Only an admin key may read usage. Enter one to see calls, dollars and the last use of each model.")
 

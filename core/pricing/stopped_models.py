@@ -1,6 +1,6 @@
 """Explains a model that has stopped: since when, what is kept here, and what to use instead. Reads the ledger.
 
-Providers answer a request to such a model with a 404 that names no date. Stories, runs, previews and evaluations show
+For a request to such a model, providers return a 404 that names no date. Stories, runs, previews and evaluations show
 this explanation instead.
 """
 

@@ -18,7 +18,8 @@ torch = pytest.importorskip("torch", reason="requirements-engine.txt is not inst
 from gguf import GGUFReader  # noqa: E402
 
 from core.engine.bases import machine  # noqa: E402
-from core.engine.exports import forms, make, modelfile, proof, record, tokenizer  # noqa: E402
+from core.engine.chat_messages import ChatMessage  # noqa: E402
+from core.engine.exports import forms, make, merged, modelfile, proof, record, tokenizer  # noqa: E402
 from core.engine.exports.forms import Form, Size  # noqa: E402
 from core.engine.exports.library import ExportLibrary  # noqa: E402
 from core.engine.exports.record import ExportRecord, ExportSpec  # noqa: E402
@@ -156,7 +157,7 @@ def test_a_base_that_is_gone_and_a_full_disk_are_named(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(make.merged, "write_gguf", full)
+    monkeypatch.setattr(merged, "write_gguf", full)
     failed = _export(gemma, "gguf-f16", tmp_path / "two")
     assert (failed.state, failed.error_code) == ("failed", "disk_full")
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == [record.ADAPTER, record.FILE]
@@ -201,7 +202,7 @@ def test_the_modelfile_renders_conversations_as_the_engine_does(family: str, tmp
         [("system", "Be kind."), ("user", "Hello")],
         [("system", "Be kind."), ("user", "Hello"), ("assistant", "Hi"), ("user", "Bye")],
     ):
-        messages = [chat.ChatMessage(role, text) for role, text in turns]  # type: ignore[arg-type]
+        messages = [ChatMessage(role, text) for role, text in turns]
         assert texts.prompt(turns) == chat_format.prompt(messages)
     written = modelfile.of_chat("FROM ./model.gguf\n", texts, chat_format.stop)
     assert written.startswith("FROM ./model.gguf\nTEMPLATE")

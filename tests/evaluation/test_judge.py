@@ -25,6 +25,8 @@ from tests.support.fakes import BASE, MOMENT
 from tests.support.scripted_evaluation import InstantEvent, ScriptedModel, go, right
 from tests.support.spending import spent
 
+MARGIN = 0.05
+
 _OLD, _NEW = "the answer of yesterday", "the answer of tomorrow"
 
 
@@ -66,7 +68,7 @@ def _judge(store: Store, pair: tuple[EvaluationView, EvaluationView], say: Calla
 
 
 def _result(store: Store, judge_id: str) -> JudgeResult:
-    return judge.result(store, evaluations.get(store, judge_id), 0.05)
+    return judge.result(store, evaluations.get(store, judge_id), MARGIN)
 
 
 def test_a_judge_reads_each_row_in_both_orders(store: Store, pair: tuple[EvaluationView, EvaluationView]) -> None:

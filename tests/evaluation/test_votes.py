@@ -22,6 +22,8 @@ from core.providers import CompletionRequest
 from tests.support.fakes import BASE
 from tests.support.scripted_evaluation import ScriptedModel, go
 
+MARGIN = 0.05
+
 Pair = tuple[EvaluationView, EvaluationView]
 _PEOPLE = [Actor(name, name, "viewer") for name in ("ann", "ben", "cleo")]
 
@@ -73,23 +75,23 @@ def test_each_person_votes_once_on_each_row_in_random_order(store: Store, pair: 
 
 
 def test_a_row_counts_once_however_many_people_voted(store: Store, pair: Pair) -> None:
-    assert votes.result(store, *pair, 0.05) is None
+    assert votes.result(store, *pair, MARGIN) is None
     ann, ben, cleo = _PEOPLE
     _vote_for(store, ann, pair, "new answer", 24)
     _vote_for(store, ben, pair, "new answer", 24)
     _vote_for(store, cleo, pair, "old answer", 24)
-    found = votes.result(store, *pair, 0.05)
+    found = votes.result(store, *pair, MARGIN)
     assert found is not None and found.preference is not None
     assert (found.people, found.votes) == (3, 72)
     assert (found.preference.wins, found.preference.ties, found.preference.losses) == (24, 0, 0)
-    assert votes.result(store, pair[1], pair[0], 0.05) is None
+    assert votes.result(store, pair[1], pair[0], MARGIN) is None
 
 
 def test_votes_that_balance_are_ties(store: Store, pair: Pair) -> None:
     ann, ben, _cleo = _PEOPLE
     _vote_for(store, ann, pair, "new answer", 24)
     _vote_for(store, ben, pair, "old answer", 24)
-    found = votes.result(store, *pair, 0.05)
+    found = votes.result(store, *pair, MARGIN)
     assert found is not None and found.preference is not None and found.preference.ties == 24
     with pytest.raises(FabulaError, match="can't be compared"):
         votes.next_ballot(store, ann, pair[0], pair[0])

@@ -1,4 +1,4 @@
-"""Stored chat completions: they stand for a training file that is lost, and are kept beside one that is not."""
+"""Stored chat completions: they replace a training file that is lost, and are stored next to one that is not."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from core.migrate.shadow import PairView, ShadowForm, ShadowView
 from core.providers import Registry
 from pages.ui import cache, state
 from pages.ui.components import cards, models
+from pages.ui.components.fields import number_field
 from pages.ui.i18n import _, ago, as_markdown, code, n_, number, percent, plain
 from pages.ui.settings import aliases
 from pages.ui.sign_in import current_actor
@@ -22,6 +23,7 @@ _SHARE, _AUTO, _THRESHOLD, _CALLS, _FALLBACK = (
     f"move_shadow_{name}" for name in ("share", "auto", "threshold", "calls", "fallback")
 )
 _MOST_CALLS = 100_000
+_USUAL_THRESHOLD, _USUAL_CALLS = 95, 100  # percent; calls
 _TEXT_CHARS = 400
 
 
@@ -60,7 +62,7 @@ def _form(old: str, new: str | None, provider: str) -> None:
             icon=":material/key:",
         )
         return
-    for key, value in ((_SHARE, 20), (_AUTO, False), (_THRESHOLD, 95), (_CALLS, 100), (_FALLBACK, True)):
+    for key, value in ((_SHARE, 20), (_AUTO, False), (_FALLBACK, True)):
         state.set_default(key, value)
     _settings()
     st.button(
@@ -74,8 +76,8 @@ def _settings() -> None:
     st.checkbox(_("Switch by itself when both models agree"), key=_AUTO)
     if state.get(_AUTO):
         with st.container(horizontal=True):
-            st.number_input(_("Agreement, lower bound (%)"), 1, 100, key=_THRESHOLD, width=220)
-            st.number_input(_("Calls compared, at least"), 1, _MOST_CALLS, key=_CALLS, width=220)
+            number_field(_("Agreement, lower bound (%)"), _THRESHOLD, 1, 100, _USUAL_THRESHOLD, width=220)
+            number_field(_("Calls compared, at least"), _CALLS, 1, _MOST_CALLS, _USUAL_CALLS, width=220)
         st.caption(_("The lower bound of the 95 % interval must reach this value. You can go back at any time."))
     st.checkbox(_("If the old model stops, answer with the new one"), key=_FALLBACK)
 
@@ -83,8 +85,8 @@ def _settings() -> None:
 def _entered() -> dict[str, int | float | bool | None]:
     return {
         "share": int(state.get(_SHARE, 20)),
-        "threshold": int(state.get(_THRESHOLD, 95)) / 100 if state.get(_AUTO) else None,
-        "min_calls": int(state.get(_CALLS, 100)),
+        "threshold": int(state.get(_THRESHOLD, _USUAL_THRESHOLD)) / 100 if state.get(_AUTO) else None,
+        "min_calls": int(state.get(_CALLS, _USUAL_CALLS)),
         "fallback": bool(state.get(_FALLBACK, True)),
     }
 

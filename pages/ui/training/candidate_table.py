@@ -175,7 +175,7 @@ def _columns(found: Sequence[TrainingCandidate]) -> dict[str, Any]:
         ),
         "context": config.NumberColumn(
             _("Reads at most"), format="localized", width=105,
-            help=_("Most tokens in one row. The longest row here has {n} tokens.").format(n=longest),
+            help=_("The most tokens that a row can have. The longest row here has {n}.").format(n=longest),
         ),
         "long": config.NumberColumn(_("Too long"), width=80, help=_("Rows that are longer than the model reads.")),
         "note": config.TextColumn(_("What to know, and what to do"), width=360),

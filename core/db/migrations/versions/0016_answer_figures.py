@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0016_answer_figures"
 down_revision = "0015_alias_changes"
 
-_FIGURES = (("seconds", sa.Double()), ("prompt_tokens", sa.Integer()), ("completion_tokens", sa.Integer()))
+_FIGURES: tuple[tuple[str, sa.types.TypeEngine[Any]], ...] = (
+    ("seconds", sa.Double()),
+    ("prompt_tokens", sa.Integer()),
+    ("completion_tokens", sa.Integer()),
+)
 
 
 def upgrade() -> None:
