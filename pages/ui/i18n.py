@@ -126,8 +126,12 @@ def sentences(*parts: str) -> str:
     return space.join([*ended, *shown[-1:]])
 
 
+_DAY_MIN = 24 * 60
+_SHOWN_AS_DAYS_MIN = 2 * _DAY_MIN  # below, the hours matter
+
+
 def duration(seconds: float | None) -> str:
-    """A duration in words: "40 s", "3 min", "2 h", "1 h 35 min"; None becomes "unknown"."""
+    """A duration in words: "40 s", "3 min", "2 h", "1 h 35 min", "417 days"; None becomes "unknown"."""
     if seconds is None:
         return _("unknown")
     rounded = max(0, round(seconds))
@@ -136,6 +140,8 @@ def duration(seconds: float | None) -> str:
     minutes = round(rounded / 60)
     if minutes < 90:
         return _("{n} min").format(n=minutes)
+    if minutes >= _SHOWN_AS_DAYS_MIN:
+        return n_("{n} day", "{n} days", round(minutes / _DAY_MIN))
     if minutes % 60 == 0:
         return _("{n} h").format(n=minutes // 60)
     return _("{hours} h {minutes} min").format(hours=minutes // 60, minutes=minutes % 60)

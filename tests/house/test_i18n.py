@@ -343,6 +343,8 @@ def test_a_time_in_a_sentence_is_in_the_language_of_the_sentence(
         (180, "3 min", "3 分钟"),
         (7_200, "2 h", "2 小时"),
         (5_700, "1 h 35 min", "1 小时 35 分"),
+        (47 * 3_600, "47 h", "47 小时"),
+        (10_024 * 3_600, "418 days", "418 天"),
         (None, "unknown", "未知"),
     ],
 )
