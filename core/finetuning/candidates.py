@@ -37,6 +37,7 @@ class TrainingData:
     Attributes:
         name: of the new jobs; the candidate's model is added.
         version_id: None means all finished rows.
+        validation_share: without a version, the share of the rows that is kept to compare models, 0 to 1.
         old: the job to repeat; None if there is none.
     """
 
@@ -44,6 +45,7 @@ class TrainingData:
     version_id: str | None
     name: str
     old: OldJob | None = None
+    validation_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,7 @@ def job_form(data: TrainingData, candidate: TrainingCandidate) -> JobForm:
         suffix=candidate.translation.suffix,
         file_format=candidate.file_format,
         version_id=data.version_id,
+        validation_share=data.validation_share,
         estimated_usd=candidate.price_usd,
         estimated_s=candidate.seconds,
         **candidate.translation.values,

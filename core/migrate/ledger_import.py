@@ -6,7 +6,7 @@ A data set and the mark that it was made are one transaction, and so are a job a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any, Final, NamedTuple
 
@@ -155,7 +155,9 @@ class _Import:
     def _read(
         self, training: ArchivedFile, validation: ArchivedFile | None
     ) -> tuple[pd.DataFrame, Any, column_mapping.ColumnMapping, list[str]]:
-        """The rows of both files as one table with a split, and what was left out."""
+        """The rows of both files as one table, and what was left out. With a validation file, the table has a split;
+        without one, later jobs may keep rows from training.
+        """
         parts, notes = list[tuple[pd.DataFrame, str]](), list[str]()
         chat = True
         for file, split in ((training, "train"), (validation, "validation")):
@@ -170,10 +172,11 @@ class _Import:
                     msg("{file}: rows that can't be used: {rows}.", file=file.filename, rows=f"{imported.left_out:,}")
                 )
             parts.append((imported.frame, split))
-        mapping = column_mapping.guess(parts[0][0])
-        frame = pd.concat([part.assign(**{_SPLIT: split}) for part, split in parts], ignore_index=True).fillna("")
-        used = [*mapping.prompts, mapping.completion, _SPLIT]
-        for column in used:
+        mapping = replace(column_mapping.guess(parts[0][0]), split=None if validation is None else _SPLIT)
+        if validation is not None:
+            parts = [(part.assign(**{_SPLIT: split}), split) for part, split in parts]
+        frame = pd.concat([part for part, _split in parts], ignore_index=True).fillna("")
+        for column in (*mapping.prompts, mapping.completion):
             if column not in frame:
                 raise BadFile(msg("There is no column {column}.", column=repr(column)), "")
         return frame, (table_reader.CHAT if chat else "upload"), mapping, notes
@@ -197,8 +200,8 @@ class _Import:
                 mapping.prompts,
                 mapping.completion,
                 source,
-                split_column=_SPLIT,
-                other_columns=[one for one in mapping.others(columns) if one != _SPLIT],
+                split_column=mapping.split,
+                other_columns=mapping.others(columns),
                 separator=mapping.separator,
                 private=True,
             )

@@ -7,17 +7,20 @@ from typing import Any
 
 from sqlalchemy import or_, select
 
+from core.datasets import versions
 from core.db.store import Store
 from core.db.tables import ArchivedTune
 from core.errors import NotFound
 from core.finetuning.candidates import TrainingData
 from core.finetuning.hyperparameter_translation import AUTO, OldJob
+from core.finetuning.job_form import default_validation_share
 from core.message import msg
 from core.migrate import remote_objects
 
 
 def data_of(store: Store, archive_id: str, tune: str) -> TrainingData:
-    """What a tuned model would be trained on again.
+    """What a tuned model would be trained on again. If its job had no validation rows, the new job keeps some, because
+    both models can be compared on no others.
 
     Args:
         tune: the id of its job, or its name.
@@ -38,7 +41,11 @@ def data_of(store: Store, archive_id: str, tune: str) -> TrainingData:
     if found.dataset_id is None:
         reason = found.reason or msg("It is not archived yet.")
         raise NotFound(msg("There is no data set of {name} to train on.", name=found.model or found.remote_id), reason)
-    return TrainingData(found.dataset_id, found.version_id, short_name(found.model or found.remote_id), _old_job(found))
+    name, old = short_name(found.model or found.remote_id), _old_job(found)
+    if found.version_id is None or versions.get(store, found.version_id).n_validation:
+        return TrainingData(found.dataset_id, found.version_id, name, old)
+    share = default_validation_share(versions.get(store, found.version_id).n_train)
+    return TrainingData(found.dataset_id, None if share else found.version_id, name, old, share or None)
 
 
 def short_name(model: str) -> str:

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from core.actor import LOCAL
+from core.datasets import versions
 from core.db.store import Store
 from core.errors import NotFound
 from core.finetuning.hyperparameter_translation import AUTO, OldJob
 from core.migrate import retraining, tunes
 from core.migrate.account_views import AccountView
-from tests.support.openai_account import OpenAIAccount
+from tests.support.openai_account import OpenAIAccount, training_lines
 
 Move = Callable[..., AccountView]
 
@@ -38,6 +40,19 @@ def test_a_tune_s_data_set_version_and_settings(store: Store, account: OpenAIAcc
     third, fourth = (retraining.data_of(store, archive_id, f"ftjob-{number}").old for number in (3, 4))
     assert third is not None and third.method == "dpo"
     assert fourth is not None and fourth.hyperparameters == {**used, "batch_size": 8}  # what `auto` became
+
+
+def test_a_job_without_validation_rows_is_repeated_with_some(store: Store, account: OpenAIAccount, move: Move) -> None:
+    account.add_file("file-validation", training_lines(9, 5))
+    account.add_tune(1, rows=40)
+    account.add_tune(2, rows=40, validation_file="file-validation")
+    account.add_tune(3, rows=4)  # too few to keep any
+    archive_id = move("archive").id
+    data = [retraining.data_of(store, archive_id, f"ftjob-{number}") for number in (1, 2, 3)]
+    assert [one.validation_share for one in data] == [0.1, None, None]
+    assert [one.version_id is None for one in data] == [True, False, False]
+    kept = versions.get(store, versions.freeze(store, LOCAL, data[0].dataset_id, validation_share=0.1))
+    assert (kept.n_train, kept.n_validation) == (36, 4)
 
 
 def test_a_tune_without_a_data_set_says_what_can_be_done(store: Store, account: OpenAIAccount, move: Move) -> None:

@@ -16,7 +16,7 @@ from core.db.tables import ModelShadow, ShadowPair, utcnow
 from core.errors import FabulaError
 from core.migrate import account_views, accounts, mover, sources, tunes
 from core.migrate.sources import AccountForm
-from core.providers import ModelInfo, Registry
+from core.providers import ModelInfo, Registry, saved
 from core.settings import Settings
 from pages.ui import cache, visible
 from pages.ui.cache import OfferedModels
@@ -91,6 +91,17 @@ def test_from_the_key_to_the_archive(store: Store, account: OpenAIAccount) -> No
     assert field(at, "move_archive").label == "Archive what is new"
 
 
+def test_a_key_is_saved_if_the_person_wants_that(store: Store, account: OpenAIAccount) -> None:
+    typed = {"move_key": KEY, "move_url": account.url, "move_keep": True, "move_provider": "", "move_adding": True}
+    for _time in range(2):  # the second time, the provider is there already
+        at = visit("move", "en-US", **typed)
+        click(at, "move_list")
+        (shown,) = account_views.list_accounts(store)
+        (added,) = saved.list_saved(store)
+        assert (shown.provider, added.has_key, shown.key_missing) == (added.id, True, False)
+    assert not at.session_state["move_key"]
+
+
 def test_an_archived_model_leads_to_training_on_its_data_set(store: Store, account: OpenAIAccount) -> None:
     at = _connected(account)
     _work(store)
@@ -108,6 +119,7 @@ def test_an_archived_model_leads_to_training_on_its_data_set(store: Store, accou
     field(at, "move_next_model").set_value(ready.id).run()
     click(at, "move_retrain")
     assert field(at, "training_dataset").value == ready.dataset_id
+    assert not at.session_state[f"training_version_{ready.dataset_id}"]  # no validation rows: the job keeps some
 
 
 def test_a_model_that_was_trained_again_is_compared_with_the_old_one(store: Store, account: OpenAIAccount) -> None:
@@ -120,6 +132,7 @@ def test_a_model_that_was_trained_again_is_compared_with_the_old_one(store: Stor
     job_id = put_job(store, status="succeeded", dataset_id=ready.dataset_id, fine_tuned_model=made)
     at = again(at)
     field(at, "move_next_model").set_value(ready.id).run()
+    assert "no key for the old model" in words(at)
     click(at, "move_compare")
     assert at.session_state["training_tab"] == "evaluation" and job_id in str(at.query_params)
 

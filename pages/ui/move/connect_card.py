@@ -1,5 +1,5 @@
 """The card that connects an account, or reads downloaded files. A key that is typed here is used in memory and stored
-nowhere.
+nowhere, unless the person wants that.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pages.ui.components import cards
 from pages.ui.components.fields import text_field
 from pages.ui.dataset.importing import MAX_FILE_MB
 from pages.ui.i18n import _, n_
+from pages.ui.move import saved_key
 from pages.ui.sign_in import current_actor
 
 _SOURCE, _PROVIDER, _COMPANY = "move_source", "move_provider", "move_company"
@@ -76,7 +77,7 @@ def _account() -> None:
         if company == "azure":
             text_field(_("Address of the resource"), _RESOURCE, _LONGEST, width=480, placeholder=_RESOURCE_EXAMPLE)
         text_field(_("API key"), _KEY, _LONGEST, type="password", width=480, autocomplete="off")
-        st.caption(_("The key stays in memory and is not stored. After a restart, enter it again to continue."))
+        saved_key.toggle()
     if company == "openai" and price_list(chosen or "openai") not in ("azure", "together"):
         _more(chosen)
     st.button(
@@ -131,7 +132,10 @@ def _connect(chosen: str) -> None:
     typed = {name: str(state.get(name) or "").strip() for name in (_KEY, _ADMIN_KEY)}
     with cards.keep_errors():
         provider = _typed_provider(typed[_KEY]) if chosen == _TYPED else cache.registry().provider(chosen)
-        form = AccountForm(provider, stored=chosen != _TYPED, admin_key=typed[_ADMIN_KEY])
+        stored = chosen != _TYPED
+        if not stored and provider.api_key and saved_key.is_wanted():
+            provider, stored = saved_key.save(provider), True
+        form = AccountForm(provider, stored=stored, admin_key=typed[_ADMIN_KEY])
         _open(accounts.connect(cache.store(), current_actor(), form))
         for name in (_KEY, _ADMIN_KEY):
             state.set_value(name, "")

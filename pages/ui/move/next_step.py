@@ -7,6 +7,7 @@ from datetime import date
 
 import streamlit as st
 
+from core.datasets import versions
 from core.finetuning import job_views
 from core.finetuning.job_views import JobView
 from core.migrate.tunes import Tune
@@ -75,6 +76,13 @@ def _buttons(archive_id: str, tune: Tune, provider: str) -> None:
         if tune.job_id is not None and st.button(_("Open the job"), icon=":material/show_chart:", key="move_job"):
             job_list.open_from_elsewhere(tune.job_id)
             st.switch_page("training.py")
+    if trained is not None and not provider:
+        st.caption(
+            _(
+                "Fabula has no key for the old model. To compare it, connect the account again with “Save the key” "
+                "switched on."
+            )
+        )
 
 
 def _trained_here(tune: Tune) -> JobView | None:
@@ -91,8 +99,7 @@ def _trained_here(tune: Tune) -> JobView | None:
 
 def _open_new_job(tune: Tune, dataset_id: str) -> None:
     state.set_value("training_dataset", dataset_id)
-    if tune.job_id is not None:
-        state.set_value(f"training_version_{dataset_id}", _version_of(tune) or "")
+    state.set_value(f"training_version_{dataset_id}", _old_split(tune) or "")
     state.set_value("training_part", "new")
     st.switch_page("training.py")
 
@@ -100,6 +107,16 @@ def _open_new_job(tune: Tune, dataset_id: str) -> None:
 def _version_of(tune: Tune) -> str | None:
     """The version of its data set on which it was trained."""
     return None if tune.job_id is None else job_views.get(cache.store(), tune.job_id).version_id
+
+
+def _old_split(tune: Tune) -> str | None:
+    """The version with the old job's validation rows; None if it had none, so that the new job keeps some to compare
+    both models.
+    """
+    version_id = _version_of(tune)
+    if version_id is None or not versions.get(cache.store(), version_id).n_validation:
+        return None
+    return version_id
 
 
 def _open_evaluation(job: JobView, provider: str, old_model: str | None) -> None:
