@@ -1,9 +1,11 @@
 """An OpenAI account over real HTTP, in the documented shapes: fine-tuning jobs over pages, files, models with
-`shutdown_date`, and an organization's usage.
+`shutdown_date`, chat completions, and an organization's usage.
 
-A test fills it (`add_tune`, `add_file`) and can break it: `faults` (answers for the next requests whose path contains a
-text), `forbidden` (paths that the key may not read), `close_after` (requests after which the account is closed).
-`requests` are the paths that it received, `sent` the complete contents that it handed out.
+A test fills it (`add_tune`, `add_file`, `serve`) and can break it: `faults` (answers for the next requests whose path
+contains a text), `forbidden` (paths that the key may not read), `close_after` (requests after which the account is
+closed).
+`requests` are the paths that it received, `prompts` the last messages of completed chats, `sent` the complete contents
+that it handed out.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import base64
 import json
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.message import Message
@@ -80,6 +82,7 @@ class OpenAIAccount:
         self.models: list[dict[str, Any]] = [_model("gpt-4o-mini-2024-07-18", DARK), _model("gpt-6-luna", None)]
         self.completions: list[dict[str, Any]] | None = None  # oldest first; None: this account has no such list
         self.messages: dict[str, list[dict[str, Any]]] = {}  # by completion
+        self.answers: dict[str, Callable[[str], str]] = {}  # by model
         self.buckets: list[dict[str, Any]] = []
         self.faults: list[tuple[str, deque[Fault]]] = []
         self.forbidden: tuple[str, ...] = ()
@@ -87,6 +90,7 @@ class OpenAIAccount:
         self.ranges = True  # whether it supports requests for a part of a file
         self.bytes_sent = 0
         self.requests: list[str] = []
+        self.prompts: list[str] = []
         self.sent: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._http = _Server(("127.0.0.1", port), type("Handler", (_Handler,), {"account": self}))
@@ -205,6 +209,11 @@ class OpenAIAccount:
         ]
         return completion_id
 
+    def serve(self, model: str, answer: Callable[[str], str]) -> None:
+        """Let a model answer chat completions until it goes dark: `answer` gets the text of the last message."""
+        self.answers[model] = answer
+        self.models.append(_model(model, DARK))
+
     def use(self, model: str, days_ago: int, calls: int, tokens: int = 1_000) -> None:
         """Add a day of usage."""
         day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=days_ago)
@@ -262,6 +271,20 @@ def _model(name: str, shutdown_date: str | None) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": _CREATED, "owned_by": "system", "shutdown_date": shutdown_date}
 
 
+def _completion(body: dict[str, Any], text: str) -> dict[str, Any]:
+    """A chat completion; a token is a word."""
+    asked, answered = sum(len(str(one["content"]).split()) for one in body["messages"]), len(text.split())
+    choice = {"index": 0, "message": {"role": "assistant", "content": text, "refusal": None}, "logprobs": None}
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": _CREATED,
+        "model": body["model"],
+        "choices": [{**choice, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": asked + answered},
+    }
+
+
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
         """Print nothing: a killed client resets its connections."""
@@ -280,16 +303,38 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(parts.path).removeprefix(self.account.prefix)
         query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         fault = self.account.fault(path)
+        if self._refused(path, fault):
+            return
+        if path.endswith("/content"):
+            self._content(path.split("/")[2], fault)
+        else:
+            self._answer(path, query)
+
+    def do_POST(self) -> None:
+        path = unquote(urlsplit(self.path).path).removeprefix("/v1")
+        body = json.loads(self.rfile.read(int(self.headers.get("content-length") or 0)) or "{}")
+        if self._refused(path, self.account.fault(path)):
+            return
+        if path != "/chat/completions":
+            self._error(404, f"Invalid URL (POST {path})")
+        elif (answer := self.account.answers.get(body["model"])) is None:
+            self._error(404, f"The model `{body['model']}` does not exist or you do not have access to it.")
+        else:
+            prompt = body["messages"][-1]["content"]
+            self.account.prompts.append(prompt)
+            self._json(_completion(body, answer(prompt)))
+
+    def _refused(self, path: str, fault: Fault | None) -> bool:
+        """Answer with the fault, or for a wrong key; False if there is neither."""
         is_admin = path.startswith("/organization")
         key = self.account.key_of(self.headers)
         if fault is not None and fault.cut is None:
             self._error(fault.status, f"says {fault.status}", fault.headers)
         elif key != (ADMIN_KEY if is_admin else KEY):
             self._error(401, "Incorrect API key provided")
-        elif path.endswith("/content"):
-            self._content(path.split("/")[2], fault)
         else:
-            self._answer(path, query)
+            return False
+        return True
 
     def _answer(self, path: str, query: dict[str, str]) -> None:
         account, parts = self.account, path.strip("/").split("/")
