@@ -5,29 +5,23 @@ for minutes.
 
 from __future__ import annotations
 
-import io
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from PIL import Image
 
 from tests.support import browser_page, studio_process
 from tests.support.browser_page import press, settled, shown, visit
+from tests.support.film import FRAMES, Film
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 pytestmark = browser_page.MARKS
 
-_FRAMES = Path(__file__).parents[2] / "docs" / "screenshots"
 _SIZE: dict[str, Any] = {"width": 1100, "height": 1040}
-_FILM_WIDTH, _FILM_MOST = 640, 2_000_000  # px; maximum bytes for an image in the docs
-_EVERY_S = 0.8
-_FASTER = 4  # speed-up factor, so that three minutes on a busy machine become watchable
+_FILM_MOST = 2_000_000  # maximum bytes for an image in the docs
 _HOLD_MS = 2_500  # how long frames with text to read are shown
 _TOKENS = 260
 _SEED = 3
@@ -53,36 +47,6 @@ _BOTH_WRITE = (
     "letters => { const texts = document.querySelectorAll('[data-testid=stText]'); "
     "return texts.length > 1 && [...texts].every(e => e.innerText.length > letters); }"
 )
-
-
-class Film:
-    """Frames of a page with their durations; saved as one animated WebP, and some also as separate images."""
-
-    def __init__(self, page: Page, every_s: float = _EVERY_S, faster: int = _FASTER) -> None:
-        self._page, self._every_s, self._faster = page, every_s, faster
-        self._frames: list[tuple[Image.Image, int]] = []
-
-    def take(self, name: str | None = None, *, ms: int | None = None) -> None:
-        """Capture the current page; `name`: also save it in docs/screenshots, with 64 colours."""
-        picture = Image.open(io.BytesIO(self._page.screenshot(animations="disabled"))).convert("RGB")
-        if name is not None:
-            picture.quantize(64).save(_FRAMES / f"{name}.png", optimize=True)
-        height = round(picture.height * _FILM_WIDTH / picture.width)
-        small = picture.resize((_FILM_WIDTH, height), Image.Resampling.LANCZOS)
-        self._frames.append((small, ms or round(self._every_s * 1000 / self._faster)))
-
-    def roll(self, over: Callable[[], bool]) -> None:
-        """Capture a frame at intervals until the condition holds."""
-        while not over():
-            began = time.monotonic()
-            self.take()
-            self._page.wait_for_timeout(max(0.0, self._every_s - (time.monotonic() - began)) * 1000)
-
-    def save(self, path: Path) -> None:
-        pictures, stands = zip(*self._frames, strict=True)
-        pictures[0].save(
-            path, save_all=True, append_images=pictures[1:], duration=list(stands), loop=0, quality=45, method=4
-        )
 
 
 @pytest.mark.slow
@@ -119,8 +83,8 @@ def test_frames_for_the_documents(browser: Browser, tmp_path: Path) -> None:
         settled(page)
         chosen.evaluate("e => e.scrollIntoView({block: 'center'})")
         film.take("story-6", ms=_HOLD_MS)
-        film.save(_FRAMES / "story.webp")
-    assert (_FRAMES / "story.webp").stat().st_size < _FILM_MOST
+        film.save(FRAMES / "story.webp")
+    assert (FRAMES / "story.webp").stat().st_size < _FILM_MOST
 
 
 @pytest.mark.slow
@@ -150,8 +114,8 @@ def test_frames_of_presenter_mode(browser: Browser, tmp_path: Path, locale: str,
         shown(page, "story_present")
         settled(page)
         film.take(ms=_HOLD_MS)
-        film.save(_FRAMES / f"{name}.webp")
-    assert (_FRAMES / f"{name}.webp").stat().st_size < _FILM_MOST
+        film.save(FRAMES / f"{name}.webp")
+    assert (FRAMES / f"{name}.webp").stat().st_size < _FILM_MOST
 
 
 @pytest.mark.slow
@@ -177,8 +141,8 @@ def test_frames_of_the_tour(browser: Browser, tmp_path: Path, locale: str, schem
         shown(page, "home_tour_story")  # the tour has ended with a model
         settled(page)
         film.take(f"{name}-4", ms=_HOLD_MS)
-        film.save(_FRAMES / f"{name}.webp")
-    assert (_FRAMES / f"{name}.webp").stat().st_size < _FILM_MOST
+        film.save(FRAMES / f"{name}.webp")
+    assert (FRAMES / f"{name}.webp").stat().st_size < _FILM_MOST
 
 
 def _present(page: Page, film: Film, name: str) -> None:
