@@ -164,7 +164,7 @@ def test_every_class_of_error_has_a_cause() -> None:
         "EngineMissing": "engine_missing", "OverBudget": "shared_budget", "PromptTooLong": "too_long",
         "NotAllowed": "not_allowed", "SignedOut": "not_allowed", "RoleChanged": "not_allowed",
         "SignInRefused": "not_allowed", "BadSettings": "setup", "ProviderRemoved": "provider_removed",
-        "ProviderChanged": "provider_changed", "NewerDatabase": "setup",
+        "ProviderChanged": "provider_changed", "NewerDatabase": "setup", "ChangedMeanwhile": "other",
     }  # fmt: skip
     classes = dict(inspect.getmembers(errors, lambda one: inspect.isclass(one) and issubclass(one, FabulaError)))
     assert {name: failures.of_error(kind("xyz")).cause for name, kind in classes.items()} == expected
