@@ -91,7 +91,7 @@ class _Visitor:
         settled(self.page)  # another job's page may have the same element
         seen = self.page.locator(f".st-key-{key}:visible")
         if self.film is not None:
-            self.film.roll(lambda: seen.count() > 0)
+            self.film.roll_until_there(seen)
         seen.first.wait_for(timeout=TRAINED_MS)
         settled(self.page)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.support.studio_process import ROOT
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Locator, Page
 
 FRAMES = ROOT / "docs" / "screenshots"
 _EVERY_S = 0.8
@@ -47,6 +47,10 @@ class Film:
             began = time.monotonic()
             self.take()
             self._page.wait_for_timeout(max(0.0, self._every_s - (time.monotonic() - began)) * 1000)
+
+    def roll_until_there(self, seen: Locator) -> None:
+        """Capture a frame at intervals until an element is on the page."""
+        self.roll(lambda: seen.count() > 0)
 
     def save(self, path: Path) -> None:
         """Write the animation."""
