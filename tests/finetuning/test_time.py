@@ -338,7 +338,7 @@ def test_an_engine_database_of_before_gets_the_columns_and_keeps_its_jobs(tmp_pa
     _add(old, "done", "succeeded", started_at=1_000, finished_at=1_060)
     _add(old, "waiting", "queued")
     with closing(sqlite3.connect(path)) as connection:
-        for column in ("training_s", "epoch_tokens", "method", "options", "integrations"):
+        for column in ("training_s", "epoch_tokens", "method", "options", "integrations", "beta"):
             connection.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
         connection.execute("PRAGMA user_version = 1")
         connection.commit()
