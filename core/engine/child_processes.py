@@ -6,6 +6,8 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 from core.engine import job_rules
@@ -14,6 +16,9 @@ from core.process_environment import engine_environment
 _ROOT = Path(__file__).parents[2]
 
 _LOG_BYTES = 2000  # bytes read from the end of the log to find its last line
+_PARENT_CHECK_S = 1.0
+PASSIVE_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Environment in which waiting threads sleep instead of spinning."""
 _NICENESS = 10  # used on systems without an idle scheduling class
 
 
@@ -30,23 +35,41 @@ def environment() -> dict[str, str]:
     return {**inherited, **overrides}
 
 
+def start(log: Path, module: str, *arguments: str, **environ: str) -> subprocess.Popen[bytes]:
+    """Start one of the engine's modules in its own process; its output is appended to `log`.
+
+    A signal from a terminal (Ctrl-C) goes to the engine only, which stops its processes in order.
+    """
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command(module, *arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**environment(), **environ},
+            process_group=0,
+        )
+
+
+def exit_with(engine_pid: int) -> None:
+    """Called in a child process: exit, with code 1, when the engine has exited."""
+    threading.Thread(target=_wait_for_end, args=(engine_pid,), daemon=True).start()
+
+
+def _wait_for_end(engine_pid: int) -> None:
+    while os.getppid() == engine_pid:
+        time.sleep(_PARENT_CHECK_S)
+    os._exit(1)
+
+
 class TrainerProcess:
     """A process running `python -m core.engine.training.trainer JOBDIR`. Its output goes to JOBDIR/trainer.log."""
 
     def __init__(self, folder: Path) -> None:
         self._log = folder / "trainer.log"
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command("core.engine.training.trainer", str(folder), str(os.getpid())),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={
-                    **environment(),
-                    "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads sleep instead of spinning
-                },
-                process_group=0,  # Ctrl-C in a terminal goes to the engine, which lets the trainer save its state
-            )
+        self._process = start(
+            self._log, "core.engine.training.trainer", str(folder), str(os.getpid()), **PASSIVE_THREADS
+        )
         if job_rules.trainer_priority(os.environ) == "idle":
             set_idle_priority(self._process.pid)
 

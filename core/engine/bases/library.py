@@ -7,10 +7,8 @@ is prepared by its own process (`prepare`); only a few run at the same time.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
-import shutil
 import subprocess
 import threading
 import time
@@ -24,11 +22,9 @@ from core.engine.bases.record import ACTIVE, BaseRecord, Source
 from core.engine.formats import hf_folder
 from core.engine.formats.unusable_model import UnusableModel
 from core.engine.job_rules import context_limit
+from core.engine.recorded_work import RecordedWork
 from core.message import msg
 
-_log = logging.getLogger(__name__)
-
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _COMMIT_CHARS = 7  # git's usual abbreviation
 _AT_ONCE = 2  # a download and a conversion; more would compete for the same processor cores and network connection
 DOWNLOAD = "files"
@@ -49,50 +45,25 @@ class AlreadyAdded(ValueError):
         self.message, self.param = message, param
 
 
-class BaseLibrary:
-    """The base models in one engine's home directory. Methods may be called from any thread.
+class BaseLibrary(RecordedWork[BaseRecord]):
+    """The base models in one engine's home directory.
 
     Attributes:
-        root: the folder that holds them.
         context_limit: maximum tokens per request, for models whose context window is at least that large.
     """
 
+    active = ACTIVE
+    ids = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+    log_name = "prepare.log"
+
     def __init__(self, home: Path, environ: Mapping[str, str], threads: int) -> None:
         """Raises ValueError if FABULA_ENGINE_CONTEXT is malformed."""
-        self.root, self._environ, self._threads = home / "bases", environ, threads
         self.context_limit = context_limit(environ)
+        super().__init__(home / "bases", at_once=_AT_ONCE)
+        self._environ, self._threads = environ, threads
         self.roots = [Path(part).resolve() for part in environ.get(ROOTS, "").split(os.pathsep) if part]
-        self.root.mkdir(parents=True, exist_ok=True)
-        self._lock = threading.Lock()
         # two requests for one model must create a single record; acquired before `_lock`
         self._adding = threading.Lock()
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self._slots = threading.Semaphore(_AT_ONCE)
-        self._stopping = False
-
-    def start(self) -> None:
-        """Resume preparations that an earlier engine left unfinished."""
-        for one in self.records():
-            if one.state in ACTIVE:
-                self._begin(one.id)
-
-    def stop(self) -> None:
-        """Stop all processes; unfinished work resumes at the next start."""
-        with self._lock:
-            self._stopping = True
-            running = list(self._running.values())
-        for process in running:
-            process.kill()
-            process.wait()
-
-    def records(self) -> list[BaseRecord]:
-        """All bases, oldest first."""
-        found = [one for folder in self.root.iterdir() if (one := record.read(folder)) is not None]
-        return sorted(found, key=lambda one: (one.created, one.id))
-
-    def get(self, base_id: str) -> BaseRecord | None:
-        """Return one base; None if there is none with this id."""
-        return record.read(self.root / base_id) if _ID.fullmatch(base_id) else None
 
     def ready(self) -> dict[str, BaseRecord]:
         """The bases that can be used, by id."""
@@ -181,19 +152,6 @@ class BaseLibrary:
         self._begin(base_id)
         return found
 
-    def remove(self, base_id: str) -> None:
-        """Cancel a base's preparation and delete its files from the engine's home directory. Raises KeyError if there
-        is no such base.
-        """
-        with self._lock:
-            if self.get(base_id) is None:
-                raise KeyError(base_id)
-            process = self._running.pop(base_id, None)
-            if process is not None:
-                process.kill()
-                process.wait()
-            shutil.rmtree(self.root / base_id)
-
     def _checked_path(self, raw: str) -> Path:
         path = Path(raw).expanduser()
         if not path.is_absolute():
@@ -221,7 +179,7 @@ class BaseLibrary:
         return path
 
     def _free_id(self, base_id: str, taken: frozenset[str]) -> str:
-        if not _ID.fullmatch(base_id):
+        if not self.ids.fullmatch(base_id):
             raise UnusableModel(
                 "bad_id",
                 msg("{id} cannot be a model's name.", id=repr(base_id)),
@@ -241,33 +199,22 @@ class BaseLibrary:
         self._begin(one.id)
         return one
 
-    def _begin(self, base_id: str) -> None:
-        threading.Thread(target=self._prepare, args=(base_id,), name=f"base {base_id}", daemon=True).start()
+    def _read(self, folder: Path) -> BaseRecord | None:
+        return record.read(folder)
 
-    def _prepare(self, base_id: str) -> None:
-        """Run the process for one base, and mark the base as failed if the process ends without a result."""
-        folder = self.root / base_id
-        with self._slots:
-            with self._lock:
-                wanted = self.get(base_id)
-                if self._stopping or base_id in self._running or wanted is None or wanted.state not in ACTIVE:
-                    return
-                process = self._running[base_id] = _start(folder, self._threads, self._environ)
-            process.wait()
-            with self._lock:
-                ours = self._running.pop(base_id, None) is process
-                found = self.get(base_id)
-                if not ours or self._stopping or found is None or found.state not in ACTIVE:
-                    return
-                _log.error(
-                    "Preparing %s ended with code %s; see %s", base_id, process.returncode, folder / "prepare.log"
-                )
-                error = UnusableModel(
-                    "preparation_died",
-                    msg("The preparation ended unexpectedly (code {code}).", code=process.returncode),
-                    msg("Try again; if it fails again, memory may be too small. The engine's home has its log."),
-                )
-                record.write(folder, replace(found, state="failed", error=error.message, error_code=error.code))
+    def _start_process(self, folder: Path) -> subprocess.Popen[bytes]:
+        return child_processes.start(
+            folder / self.log_name, "core.engine.bases.prepare", str(folder), str(os.getpid()), str(self._threads),
+            **hub_request.environment(self._environ),
+        )  # fmt: skip
+
+    def _fail(self, folder: Path, found: BaseRecord, code: int) -> None:
+        error = UnusableModel(
+            "preparation_died",
+            msg("The preparation ended unexpectedly (code {code}).", code=code),
+            msg("Try again; if it fails again, memory may be too small. The engine's home has its log."),
+        )
+        record.write(folder, replace(found, state="failed", error=error.message, error_code=error.code))
 
 
 def _at_another_revision(known: BaseRecord) -> AlreadyAdded:
@@ -316,18 +263,6 @@ def _is_at(one: BaseRecord, revision: str) -> bool:
     """Whether a base is at a requested revision, given by the same name or by its commit."""
     commit = len(revision) >= _COMMIT_CHARS and one.revision.startswith(revision)
     return revision == one.asked_revision or commit
-
-
-def _start(folder: Path, threads: int, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    with (folder / "prepare.log").open("ab") as log:
-        return subprocess.Popen(
-            child_processes.command("core.engine.bases.prepare", str(folder), str(os.getpid()), str(threads)),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**child_processes.environment(), **hub_request.environment(environ)},
-            process_group=0,
-        )
 
 
 def _id_from(name: str) -> str:

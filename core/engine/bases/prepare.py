@@ -9,11 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
+from core.engine import child_processes
 from core.engine.bases import check, description, download, hub, llama_probe, machine, record
 from core.engine.bases.record import BaseRecord, State
 from core.engine.formats import folder_converter, gguf_file, hf_folder
@@ -25,7 +25,6 @@ from core.message import msg
 
 GGUF = "model.gguf"
 _PROGRESS_S = 0.5  # how often progress is written
-_PARENT_CHECK_S = 1.0
 _PER_MILLE = 1000
 
 
@@ -136,17 +135,10 @@ class Preparation:
         record.write(self.folder, changed)
 
 
-def _end_with(engine_pid: int) -> None:
-    """Exit this process when the engine has exited."""
-    while os.getppid() == engine_pid:
-        time.sleep(_PARENT_CHECK_S)
-    os._exit(1)
-
-
 def main(arguments: list[str]) -> None:
     """Prepare the base in the folder `arguments[0]` for the engine with the process id `arguments[1]`."""
     folder, engine_pid, threads = Path(arguments[0]), int(arguments[1]), int(arguments[2])
-    threading.Thread(target=_end_with, args=(engine_pid,), daemon=True).start()
+    child_processes.exit_with(engine_pid)
     Preparation(folder, threads).run()
 
 

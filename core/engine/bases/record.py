@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from core.engine import json_file
 from core.engine.bases import machine
 from core.message import from_json, to_json
 
@@ -103,9 +103,4 @@ def write(folder: Path, record: BaseRecord) -> None:
     values = asdict(record)
     for name in _MESSAGES:
         values[name] = to_json(getattr(record, name))
-    partial = folder / (FILE + ".part")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(values, file, ensure_ascii=False, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, folder / FILE)
+    json_file.write(folder / FILE, values)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from core.engine import child_processes
 from core.engine.api.errors import is_disk_full
 from core.engine.bases import llama_probe, machine
 from core.engine.chat_messages import ChatMessage
@@ -34,7 +34,6 @@ from core.message import msg
 
 CARD, MODELFILE = "README.md", "Modelfile"
 _PROGRESS_S = 0.5  # how often progress is written
-_PARENT_CHECK_S = 1.0
 _WRITTEN, _REFERENCE = 500, 750  # progress in per mille, after writing and after the trainer's forward passes
 _WHOLE = 1000
 
@@ -220,17 +219,10 @@ def _no_memory() -> UnusableModel:
     )
 
 
-def _end_with(engine_pid: int) -> None:
-    """Exit this process when the engine has exited."""
-    while os.getppid() == engine_pid:
-        time.sleep(_PARENT_CHECK_S)
-    os._exit(1)
-
-
 def main(arguments: list[str]) -> None:
     """Write the export in the folder `arguments[0]` for the engine with the process id `arguments[1]`."""
     folder, engine_pid, threads = Path(arguments[0]), int(arguments[1]), int(arguments[2])
-    threading.Thread(target=_end_with, args=(engine_pid,), daemon=True).start()
+    child_processes.exit_with(engine_pid)
     Export(folder, threads).run()
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from core.engine import json_file
 from core.engine.exports.forms import Form
 from core.message import from_json, to_json
 
@@ -112,9 +112,4 @@ def read(folder: Path) -> ExportRecord | None:
 def write(folder: Path, record: ExportRecord) -> None:
     """Replace the record in `folder`, durably."""
     values = asdict(record) | {"error": to_json(record.error)}
-    partial = folder / (FILE + ".part")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(values, file, ensure_ascii=False, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, folder / FILE)
+    json_file.write(folder / FILE, values)

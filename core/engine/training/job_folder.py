@@ -21,6 +21,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from core.engine import json_file
 from core.engine.job_rules import TrainingMethod
 from core.engine.training_options import Schedule
 from core.message import extra_fields
@@ -176,12 +177,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def write_job_spec(folder: Path, spec: dict[str, Any]) -> None:
     """Write JOBDIR/job.json atomically."""
-    partial = folder / "job.json.part"
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(spec, file, ensure_ascii=False, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, folder / "job.json")
+    json_file.write(folder / "job.json", spec)
 
 
 class JsonlTail:
