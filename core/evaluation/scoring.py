@@ -129,6 +129,13 @@ def mean(scores: Sequence[float], seed: int = 0, comparisons: int = 1) -> Interv
     return Interval(float(values.mean()), low, high, len(values))
 
 
+def mean_score(scores: Sequence[float]) -> Interval | None:
+    """The mean of scores from 0 to 1, with Wilson's interval if all are 0 or 1, else with a bootstrap interval."""
+    if set(scores) <= {0.0, 1.0}:
+        return wilson(int(sum(scores)), len(scores))
+    return mean(scores)
+
+
 def difference(one: Sequence[float], other: Sequence[float], seed: int = 0, *, comparisons: int = 1) -> Interval | None:
     """The mean of `one - other` over the same rows, for scores from 0 to 1; None if there are no rows.
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from core.evaluation.scoring import Interval
-from core.message import percent, sentences
+from core.message import sentences
+from core.parity.markdown_cells import NONE, share, text
 from core.parity.preference import JudgeResult, VoteResult
 from core.parity.report import CallUsage, ParityReport, Side
 from core.sanitize import markdown_text
 
 _WORST_ROWS = 20  # the JSON file has more
-_TEXT_CHARS = 300
-_NONE = "–"
 
 
 def to_markdown(card: ParityReport) -> str:
     """The whole card: verdict, both models, parts, and the worst rows."""
     lines = [
-        f"# {_cell(card.old.model)} → {_cell(card.new.model)}",
+        f"# {text(card.old.model)} → {text(card.new.model)}",
         "",
         f"**{markdown_text(sentences(card.verdict.sentence))}**",
         "",
@@ -24,12 +23,12 @@ def to_markdown(card: ParityReport) -> str:
         "",
         "| | Old model | New model |",
         "|---|---|---|",
-        f"| Model | {_cell(card.old.model)} | {_cell(card.new.model)} |",
+        f"| Model | {text(card.old.model)} | {text(card.new.model)} |",
         *(f"| {name} | {old} | {new} |" for name, old, new in _figures(card)),
     ]
     if card.parts:
         lines += ["", "| Label or field | Rows | Old model correct | New model correct |", "|---|---|---|---|"]
-        lines += [f"| {_cell(part.name)} | {part.n} | {part.old_right} | {part.new_right} |" for part in card.parts]
+        lines += [f"| {text(part.name)} | {part.n} | {part.old_right} | {part.new_right} |" for part in card.parts]
     lines += _schema_errors(card)
     lines += _judge(card.judge)
     lines += _votes(card.votes)
@@ -37,7 +36,7 @@ def to_markdown(card: ParityReport) -> str:
         lines += ["", f"{card.worse_rows} rows are answered worse; the worst ones:", ""]
         lines += ["| Prompt | Expected | Old model | New model |", "|---|---|---|---|"]
         lines += [
-            f"| {_cell(row.prompt)} | {_cell(row.reference)} | {_cell(row.old)} | {_cell(row.new)} |"
+            f"| {text(row.prompt)} | {text(row.reference)} | {_answer(row.old)} | {_answer(row.new)} |"
             for row in card.worst[:_WORST_ROWS]
         ]
     return "\n".join(lines) + "\n"
@@ -55,7 +54,7 @@ def _figures(card: ParityReport) -> list[tuple[str, str, str]]:
     if card.task == "json":
         found.append(of("Valid JSON", "valid"))
     if card.new.schema is not None and card.old.schema is not None:
-        found.append(("Follows the JSON Schema", _share(card.old.schema.valid), _share(card.new.schema.valid)))
+        found.append(("Follows the JSON Schema", share(card.old.schema.valid), share(card.new.schema.valid)))
     return [
         *found,
         of("Characters per answer (median)", "characters"),
@@ -80,16 +79,10 @@ def _cost(usage: CallUsage) -> str:
 def _figure(side: Side, name: str) -> str:
     value = getattr(side, name)
     if value is None:
-        return _NONE
+        return NONE
     if isinstance(value, Interval):
-        return _share(value)
+        return share(value)
     return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
-
-
-def _share(interval: Interval | None) -> str:
-    if interval is None:
-        return _NONE
-    return f"{percent(interval.value)} ({percent(interval.low)} to {percent(interval.high)})"
 
 
 def _schema_errors(card: ParityReport) -> list[str]:
@@ -98,7 +91,7 @@ def _schema_errors(card: ParityReport) -> list[str]:
     if not errors:
         return []
     lines = ["", "| The new model breaks the schema at | Rule | Rows |", "|---|---|---|"]
-    return lines + [f"| {_cell(error.path or 'the answer')} | {_cell(error.rule)} | {error.n} |" for error in errors]
+    return lines + [f"| {text(error.path or 'the answer')} | {text(error.rule)} | {error.n} |" for error in errors]
 
 
 def _judge(found: JudgeResult | None) -> list[str]:
@@ -111,16 +104,16 @@ def _judge(found: JudgeResult | None) -> list[str]:
         f"{found.unparsable} unreadable replies and {found.missing} missing ones do not count",
     ]
     if found.first is not None:
-        facts.append(f"the answer shown first won {_share(found.first)} (50 % without position bias)")
+        facts.append(f"the answer shown first won {share(found.first)} (50 % without position bias)")
     if found.own_answers:
         facts.append("the judge is one of the two models, and models tend to prefer their own answers")
     return [
         "",
-        f"**Judge model {_cell(found.model)}:** {markdown_text(sentences(found.preference.sentence))}",
+        f"**Judge model {text(found.model)}:** {markdown_text(sentences(found.preference.sentence))}",
         "",
         f"{'; '.join(facts)}.",
         "",
-        f"Asked in both orders: {_cell(found.instructions)}",
+        f"Asked in both orders: {text(found.instructions)}",
     ]
 
 
@@ -131,9 +124,5 @@ def _votes(found: VoteResult | None) -> list[str]:
     return ["", f"**Blind votes ({found.votes} votes, {found.people} people):** {said}"]
 
 
-def _cell(text: str | None) -> str:
-    """A table cell: shortened, in one line, escaped."""
-    if text is None:
-        return "no answer"
-    words = " ".join(text.split())
-    return markdown_text(words if len(words) <= _TEXT_CHARS else words[:_TEXT_CHARS] + " …")
+def _answer(words: str | None) -> str:
+    return "no answer" if words is None else text(words)

@@ -5,21 +5,20 @@ from __future__ import annotations
 from decimal import Decimal
 
 from core.evaluation.scoring import Interval
-from core.message import percent, sentences
+from core.message import sentences
+from core.parity.markdown_cells import NONE, share, text
 from core.parity.prompt_variants import Variant
 from core.parity.tune_or_prompt import TuneOrPrompt
 from core.sanitize import markdown_text
 
 _UNKNOWN = "unknown"
-_NONE = "–"
 _SCORES = {"label": "Correct", "json": "Correct fields", "text": "Similarity"}
-_TEXT_CHARS = 300
 
 
 def to_markdown(found: TuneOrPrompt) -> str:
     """The whole result: the verdict, every variant, the training, and the prompt."""
     lines = [
-        f"# Tune or prompt: {_cell(found.base_model)}",
+        f"# Tune or prompt: {text(found.base_model)}",
         "",
         f"**{markdown_text(sentences(found.sentence))}**",
         "",
@@ -36,17 +35,17 @@ def to_markdown(found: TuneOrPrompt) -> str:
         f"USD. Calls per month: {found.training.calls_per_month:,}.",
     ]
     if found.instruction:
-        lines += ["", "## Instruction", "", _cell(found.instruction)]
+        lines += ["", "## Instruction", "", text(found.instruction)]
     if found.examples:
         lines += ["", "## Examples", "", "| Prompt | Answer |", "|---|---|"]
-        lines += [f"| {_cell(one.prompt)} | {_cell(one.answer)} |" for one in found.examples]
+        lines += [f"| {text(one.prompt)} | {text(one.answer)} |" for one in found.examples]
     return "\n".join(lines) + "\n"
 
 
 def _line(one: Variant) -> str:
-    name = f"Tuned: {_cell(one.model)}" if one.shots is None else f"{one.shots} examples"
+    name = f"Tuned: {text(one.model)}" if one.shots is None else f"{one.shots} examples"
     cells = (
-        name, _share(one.score), _difference(one.difference), f"{one.answered:,} of {one.asked:,}",
+        name, share(one.score), _difference(one.difference), f"{one.answered:,} of {one.asked:,}",
         _UNKNOWN if one.prompt_tokens is None else f"{one.prompt_tokens:,.0f}", _usd(one.usd_per_thousand),
         _UNKNOWN if one.seconds is None else f"{one.seconds:,.1f}", _crossing(one),
     )  # fmt: skip
@@ -55,27 +54,17 @@ def _line(one: Variant) -> str:
 
 def _crossing(one: Variant) -> str:
     if one.break_even is None:
-        return _NONE
+        return NONE
     if one.break_even.outcome == "at":
         return f"{one.break_even.requests:,} calls"
     return {"at_once": "the first call", "never": "never"}.get(one.break_even.outcome, _UNKNOWN)
 
 
-def _share(found: Interval | None) -> str:
-    return _NONE if found is None else f"{percent(found.value)} ({percent(found.low)} to {percent(found.high)})"
-
-
 def _difference(found: Interval | None) -> str:
     if found is None:
-        return _NONE
+        return NONE
     return f"{100 * found.value:+.1f} points ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
 
 
 def _usd(amount: Decimal | None) -> str:
     return _UNKNOWN if amount is None else f"{amount:,.4f}"
-
-
-def _cell(text: str) -> str:
-    """A table cell: shortened, in one line, escaped."""
-    words = " ".join(text.split())
-    return markdown_text(words if len(words) <= _TEXT_CHARS else words[:_TEXT_CHARS] + " …")

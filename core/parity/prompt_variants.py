@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -108,7 +108,7 @@ def variant_of(one: Measured, tuned: Measured | None, training: TrainingCosts, c
         shots=one.shots,
         asked=one.asked,
         answered=len(one.scores),
-        score=_mean(list(one.scores.values())),
+        score=scoring.mean_score(list(one.scores.values())),
         difference=difference,
         worse_parts=worse_parts,
         prompt_tokens=one.prompt_tokens,
@@ -126,9 +126,3 @@ def _break_even(one: Measured, tuned: Measured, training: TrainingCosts) -> Brea
         Candidate(tuned.model, "tuned"), tuned.usd_per_call, training.usd, training.hosting_usd_per_month, calls
     )
     return break_even(trained, Costs(Candidate(one.model, "base"), one.usd_per_call, Decimal(0), Decimal(0), calls))
-
-
-def _mean(scores: Sequence[float]) -> Interval | None:
-    if scores and set(scores) <= {0.0, 1.0}:
-        return scoring.wilson(int(sum(scores)), len(scores))
-    return scoring.mean(scores)

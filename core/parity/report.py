@@ -225,7 +225,7 @@ def _side(
     return Side(
         model=model,
         answered=len(rows),
-        score=None if scores is None else _mean(scores),
+        score=None if scores is None else scoring.mean_score(scores),
         valid=valid,
         characters=median(len(answer) for answer in answers),
         seconds=median(times) if times else None,
@@ -237,12 +237,6 @@ def _side(
 def _percentile(values: Sequence[float], share: float) -> float:
     """The smallest value that at least this share of the values do not exceed."""
     return sorted(values)[ceil(share * len(values)) - 1]
-
-
-def _mean(scores: Sequence[float]) -> Interval | None:
-    if set(scores) <= {0.0, 1.0}:
-        return scoring.wilson(int(sum(scores)), len(scores))
-    return scoring.mean(scores)
 
 
 def _parts(task: Task, rows: Sequence[ComparedRow], parsed: JsonAnswers) -> tuple[ComparedPart, ...]:

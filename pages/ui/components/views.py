@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -62,6 +63,19 @@ def prompt(text: str, key: str) -> None:
     if shown.endswith(" …"):
         with st.expander(_("The whole prompt"), type="compact", key=key):
             st.text(text)
+
+
+def report_downloads(markdown: str, data: Mapping[str, Any], name: str, key: str) -> None:
+    """Render the buttons that download a report as Markdown and as JSON; `name` is that of the files."""
+    with st.container(horizontal=True):
+        st.download_button(
+            _("Markdown"), markdown, f"{name}.md", "text/markdown", icon=":material/download:", key=f"{key}_markdown",
+            on_click="ignore",
+        )  # fmt: skip
+        st.download_button(
+            _("JSON"), json.dumps(data, ensure_ascii=False, indent=1), f"{name}.json", "application/json",
+            icon=":material/download:", key=f"{key}_json", on_click="ignore",
+        )  # fmt: skip
 
 
 def metric(label: str, figure: Any, *args: Any, help: str | None = None, **more: Any) -> None:

@@ -13,7 +13,7 @@ from core.migrate import shadow
 from core.migrate.shadow import PairView, ShadowForm, ShadowView
 from core.providers import Registry
 from pages.ui import cache, state
-from pages.ui.components import cards, models
+from pages.ui.components import cards, models, views
 from pages.ui.components.fields import number_field
 from pages.ui.i18n import _, ago, as_markdown, code, n_, number, percent, plain
 from pages.ui.settings import aliases
@@ -172,8 +172,7 @@ def _pair(pair: PairView) -> None:
 
 
 def _short(text: str) -> str:
-    words = " ".join(text.split())
-    return words if len(words) <= _TEXT_CHARS else words[:_TEXT_CHARS] + " …"
+    return views.shortened(text, _TEXT_CHARS)
 
 
 def _ended(found: ShadowView, answers: str | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,7 +15,7 @@ from core.parity.markdown import to_markdown
 from core.parity.report import CallUsage, ParityReport, Side
 from core.providers import ModelInfo
 from pages.ui import cache, visible
-from pages.ui.components import cards, models, money
+from pages.ui.components import cards, models, money, views
 from pages.ui.i18n import _, as_markdown, listed, n_, number, plain, usd
 from pages.ui.sign_in import current_actor
 from pages.ui.training import cached_training, evaluation_results, parity_judge, parity_schema, parity_vote
@@ -106,15 +105,7 @@ def card(found: ParityReport) -> None:
         _parts(found)
     if found.worst:
         _worst(found)
-    with st.container(horizontal=True):
-        st.download_button(
-            _("Markdown"), to_markdown(found), "parity.md", "text/markdown", icon=":material/download:",
-            key=f"{_KEY}_markdown", on_click="ignore",
-        )  # fmt: skip
-        st.download_button(
-            _("JSON"), json.dumps(found.to_dict(), ensure_ascii=False, indent=1), "parity.json", "application/json",
-            icon=":material/download:", key=f"{_KEY}_json", on_click="ignore",
-        )  # fmt: skip
+    views.report_downloads(to_markdown(found), found.to_dict(), "parity", _KEY)
 
 
 def _figures(found: ParityReport) -> dict[str, list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -18,7 +17,7 @@ from core.parity.tune_or_prompt import TuneOrPrompt
 from core.providers import ModelInfo
 from pages.ui import cache, state
 from pages.ui.cache import shared
-from pages.ui.components import cards, models
+from pages.ui.components import cards, models, views
 from pages.ui.components.fields import number_field
 from pages.ui.i18n import _, ago, as_markdown, n_, number, usd
 from pages.ui.sign_in import current_actor
@@ -123,15 +122,7 @@ def card(found: TuneOrPrompt) -> None:
         with st.expander(_("Instruction"), icon=":material/edit_note:", key=f"{_KEY}_shown_instruction"):
             st.text(found.instruction)
     prompt_examples.show(found.examples, f"{_KEY}_shown_examples")
-    with st.container(horizontal=True):
-        st.download_button(
-            _("Markdown"), to_markdown(found), "tune-or-prompt.md", "text/markdown", icon=":material/download:",
-            key=f"{_KEY}_markdown", on_click="ignore",
-        )  # fmt: skip
-        st.download_button(
-            _("JSON"), json.dumps(found.to_dict(), ensure_ascii=False, indent=1), "tune-or-prompt.json",
-            "application/json", icon=":material/download:", key=f"{_KEY}_json", on_click="ignore",
-        )  # fmt: skip
+    views.report_downloads(to_markdown(found), found.to_dict(), "tune-or-prompt", _KEY)
 
 
 def _table(found: TuneOrPrompt) -> dict[str, list[str]]:
