@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from statistics import fmean
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from core.actor import Actor, requires
@@ -218,9 +217,8 @@ def _form(row: ModelShadow) -> ShadowForm:
 
 
 def _view(session: Session, row: ModelShadow) -> ShadowView:
-    times = session.execute(select(ShadowPair.old_s, ShadowPair.new_s).where(ShadowPair.shadow_id == row.id)).all()
-    old_s = [old for old, _new in times if old is not None]
-    new_s = [new for _old, new in times if new is not None]
+    figures = select(func.count(), func.avg(ShadowPair.old_s), func.avg(ShadowPair.new_s))
+    pairs, old_s, new_s = session.execute(figures.where(ShadowPair.shadow_id == row.id)).one()
     return ShadowView(
         id=row.id,
         form=_form(row),
@@ -231,9 +229,9 @@ def _view(session: Session, row: ModelShadow) -> ShadowView:
         failed=row.failed,
         dropped=row.dropped,
         agreement=agreement.over(row.agreed, row.compared),
-        pairs=len(times),
-        old_s=fmean(old_s) if old_s else None,
-        new_s=fmean(new_s) if new_s else None,
+        pairs=pairs,
+        old_s=old_s,
+        new_s=new_s,
         created_at=row.created_at,
         created_by=row.created_by,
         ended_at=row.ended_at,

@@ -79,10 +79,10 @@ def _without_relay(store: Store, client: Client, row: ModelShadow) -> float | No
 
 def _collect(store: Store, client: Client, row: ModelShadow, relay: EngineShadow | None) -> None:
     """Bring the calls that have ended into the ledger, then let the engine delete them."""
-    book = custom_prices.book(store, shared_files.storage(Settings.from_env()))
     after = row.collected
     while found := engine_shadows.calls(client, row.id, after):
         after = found[-1].ended
+        book = custom_prices.book(store, shared_files.storage(Settings.from_env()))
         with store.session() as session:
             _store(session, session.get_one(ModelShadow, row.id, with_for_update=True), found, book)
         engine_shadows.forget(client, row.id, after)
