@@ -20,6 +20,7 @@ from core.providers import ModelInfo, Registry, saved
 from core.settings import Settings
 from pages.ui import cache, visible
 from pages.ui.cache import OfferedModels
+from tests.support.alias_api import AliasApi
 from tests.support.app_pages import again, click, field, trouble, visit, words
 from tests.support.azure_account import AzureAccount
 from tests.support.ledger_rows import put_job
@@ -34,20 +35,6 @@ def account() -> Iterator[OpenAIAccount]:
             server.add_tune(number)
         server.delete_file("file-train2")
         yield server
-
-
-class _Engine:
-    """The engine's aliases."""
-
-    def __init__(self) -> None:
-        self.models: dict[str, str] = {}
-
-    def engine_call(self, method: str, path: str, body: dict[str, str] | None = None) -> dict[str, Any]:
-        if method == "POST" and body is not None:
-            self.models[body["id"]] = body["model"]
-        elif method == "DELETE":
-            self.models.clear()
-        return {"data": [{"id": alias, "model": model, "status": "active"} for alias, model in self.models.items()]}
 
 
 def _tunes(store: Store) -> list[tunes.Tune]:
@@ -140,7 +127,7 @@ def test_a_model_that_was_trained_again_is_compared_with_the_old_one(store: Stor
 def test_programs_are_switched_over_and_back(
     store: Store, account: OpenAIAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine: Any = _Engine()
+    engine: Any = AliasApi()
     monkeypatch.setenv("FABULA_ENGINE_URL", "https://engine.example")
     monkeypatch.setattr(cache, "quick", lambda _id: engine)
     models = (ModelInfo("tuned-here", "engine", None, "both", None), ModelInfo("gpt-5", "openai", None, "chat", None))
@@ -173,7 +160,7 @@ def test_programs_are_switched_over_and_back(
 def test_a_comparison_on_calls_shows_its_counts_and_what_differs(
     store: Store, account: OpenAIAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine: Any = _Engine()
+    engine: Any = AliasApi()
     monkeypatch.setenv("FABULA_ENGINE_URL", "https://engine.example")
     monkeypatch.setattr(cache, "quick", lambda _id: engine)
     at = _connected(account)

@@ -35,6 +35,7 @@ from core.secret_key import SecretKey
 from core.settings import Settings
 from core.stories import exports
 from tests.support import team
+from tests.support.alias_api import AliasApi
 from tests.support.waiting import WAIT_LIMIT_S
 
 _FRAME = pd.DataFrame({"x": ["1"], "y": ["one"]})
@@ -154,22 +155,8 @@ def test_new_rows_are_counted_however_they_are_written(store: Store, admin: Acto
     assert _changed(store, admin, "datasets.versions.freeze", "added") == [3]
 
 
-class _Engine:
-    """The engine's aliases."""
-
-    def __init__(self) -> None:
-        self.models: dict[str, str] = {}
-
-    def engine_call(self, method: str, path: str, body: dict[str, str] | None = None) -> dict[str, Any]:
-        if method == "POST" and body is not None:
-            self.models[body["id"]] = body["model"]
-        elif method == "DELETE":
-            del self.models[path.rpartition("/")[2]]
-        return {"data": [{"id": alias, "model": model} for alias, model in self.models.items()]}
-
-
 def test_a_change_of_the_engines_aliases_is_in_it(store: Store, admin: Actor) -> None:
-    engine: Any = _Engine()
+    engine: Any = AliasApi()
     for model in ("storyteller", "ft:tuned"):
         engine_aliases.save(store, admin, engine, "gpt-4o", model)
     engine_aliases.remove(store, admin, engine, "gpt-4o")
