@@ -178,6 +178,17 @@ def test_words_and_calls_are_told_apart() -> None:
         (0, "f", '{"x": "}\\"{", "y": [{}]}'),
         (1, "g", "{}"),
     ]
+
+
+_ONE_CALL = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+
+
+@pytest.mark.parametrize(
+    "cut", ["\n<tool", "\n<tool_call>", '<tool_call>\n\n{"name": "now"', ' \n<tool_call>{"name": "g", ']
+)
+def test_a_call_that_is_cut_off_before_its_arguments_is_not_shown_as_words(cut: str) -> None:
+    assert _joined(read(_ONE_CALL + cut, GENERAL)) == [(0, "f", "{}")]
+
     assert _joined(read(TEXTS[1], GENERAL)) == [(None, "", TEXTS[1])]
 
 

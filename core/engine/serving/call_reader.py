@@ -49,11 +49,13 @@ class CallReader:
         return list(self._parts())
 
     def flush(self) -> list[Part]:
-        """Return what remains at the end: words that might have become a call."""
+        """Return what remains at the end: words that might have become a call. After a call they are one cut off."""
         rest, self._buffer = self._buffer, ""
-        if self._state == "head":
+        if self.n_calls and (self._state == "head" or self._marker.startswith(rest.strip())):
+            rest = ""
+        elif self._state == "head":
             rest = self._opened + rest
-        elif self._state != "text" or (self.n_calls and not rest.strip()):
+        elif self._state != "text":
             rest = ""
         self._state = "text"
         return [Part(rest)] if rest else []
