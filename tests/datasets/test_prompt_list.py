@@ -199,3 +199,24 @@ def test_a_list_of_a_hundred_thousand_rows_is_read() -> None:
     rows = "\n".join(["id,prompt", *(f"{i},question {i % 99_999}" for i in range(100_000))])
     listed = read(rows.encode(), "a.csv")
     assert (len(listed.prompts), listed.duplicates) == (99_999, 1)
+
+
+@pytest.mark.parametrize(
+    ("data", "offered", "proposed", "prompts"),
+    [
+        (b"Where is my parcel?\nMy card is lost\n", True, True, ["Where is my parcel?", "My card is lost"]),
+        ("我的包裹在哪里？\n卡丢了\n".encode(), True, True, ["我的包裹在哪里？", "卡丢了"]),
+        (b"prompt\nMy card is lost\n", True, False, ["prompt", "My card is lost"]),
+        (b"id,prompt\n1,My card is lost\n", False, False, None),
+        (jsonl({"My card is lost": "yes"}), False, False, None),
+    ],
+)
+def test_the_first_line_of_a_file_with_one_column_can_be_a_prompt(
+    data: bytes, offered: bool, proposed: bool, prompts: list[str] | None
+) -> None:
+    imported = table_reader.read_table(data, "list.csv" if data[:1] != b"{" else "list.jsonl", as_table=True)
+    assert prompt_list.may_lack_header(imported) is offered
+    if prompts is not None:
+        assert prompt_list.looks_like_prompt(str(imported.frame.columns[0])) is proposed
+        read_with = prompt_list.with_first_line(imported)
+        assert texts(prompt_list.build(read_with, prompt_list.recognise(read_with))) == prompts

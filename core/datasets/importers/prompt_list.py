@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import pandas as pd
+
 from core.datasets import conversation_prompts, grid
 from core.datasets.conversation_prompts import UnansweredConversation
 from core.datasets.importers import column_mapping, conversations, table_format
@@ -26,6 +28,8 @@ from core.sanitize import storable
 Kind = Literal["prompts", "conversations", "training"]
 PROMPT, SYSTEM = "prompt", "system"
 _SAMPLED_ROWS = 1_000
+_WORDS_OF_A_NAME = 3
+_SENTENCE_ENDS = (".", "?", "!", "。", "？", "！", "…")
 # Columns that may hold conversations: also the request of a batch file or a log, and what a stored completion answered.
 _CONVERSATION_COLUMNS = (*conversations.COLUMN_NAMES, "body", "request", "input", PROMPT)
 _TOOLS = ("tools", "functions")
@@ -107,6 +111,26 @@ class PromptList:
     left_out: int = 0
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def may_lack_header(imported: Imported) -> bool:
+    """Whether the first line of a file can be a prompt that was read as the name of the only column."""
+    return imported.kind == "csv" and len(imported.frame.columns) == 1
+
+
+def looks_like_prompt(name: str) -> bool:
+    """Whether the name of a column reads like a prompt: several words, or the end of a sentence."""
+    text = name.strip()
+    return len(text.split()) > _WORDS_OF_A_NAME or text.endswith(_SENTENCE_ENDS)
+
+
+def with_first_line(imported: Imported) -> Imported:
+    """The file with its first line as a row; the only column is called `prompt`."""
+    name = str(imported.frame.columns[0])
+    cells = [name, *imported.frame.iloc[:, 0]]
+    frame = pd.DataFrame({PROMPT: cells})
+    frame.attrs = dict(imported.frame.attrs)
+    return replace(imported, frame=frame, lines=[1, *imported.lines], entries=[0, *imported.entries])
 
 
 def recognise(imported: Imported) -> ListFormat:

@@ -107,10 +107,24 @@ def _file() -> PromptList | None:
         importing.read_otherwise(_PAGE, file, None)
         raise
     importing.read_otherwise(_PAGE, file, imported)
+    imported = _with_first_line(file, imported)
     found = _read_list(file, imported, _format(file, imported))
     _propose(file, found)
     _findings(found, imported)
     return found
+
+
+def _with_first_line(file: UploadedFile, imported: table_reader.Imported) -> table_reader.Imported:
+    """Render the choice whether the first line of a file with one column is a prompt. Returns the file read so."""
+    if not prompt_list.may_lack_header(imported):
+        return imported
+    first = str(imported.frame.columns[0])
+    key = importing.file_key(_PAGE, "first_line", file)
+    state.set_default(key, prompt_list.looks_like_prompt(first))
+    is_prompt = st.checkbox(
+        _("The first line is a prompt: {text}").format(text=plain(views.shortened(first, 60))), key=key
+    )
+    return prompt_list.with_first_line(imported) if is_prompt else imported
 
 
 def _format(file: UploadedFile, imported: table_reader.Imported) -> ListFormat:
@@ -134,7 +148,7 @@ def _read_list(file: UploadedFile, imported: table_reader.Imported, how: ListFor
         BadFile, BadRecipe: there is no prompt, or the template is not valid.
     """
     kept = state.get_or_create("prompts", ReadList)
-    key = f"{file.file_id} {imported.encoding} {imported.sheet} {how}"
+    key = f"{file.file_id} {imported.encoding} {imported.sheet} {len(imported.frame)} {how}"
     if kept.key != key:
         with st.spinner(_("Reading the file"), show_time=True):
             try:
