@@ -236,6 +236,13 @@ def _newest_version(session: Session, family: str) -> tables.RecipeVersion:
     return newest
 
 
+def writers(session: Session) -> set[tuple[str, str]]:
+    """Provider and model of every saved recipe, in its newest version."""
+    saved = session.scalars(_newest_versions(tables.RecipeVersion.recipe))
+    found = {(str(one.get("provider") or ""), str(one.get("model") or "")) for one in saved}
+    return {(provider, model) for provider, model in found if model}
+
+
 def _newest_versions(*columns: Any) -> Select[Any]:
     """Select `columns` of the newest version of every family, most recently changed first."""
     latest = select(tables.RecipeVersion.family, func.max(tables.RecipeVersion.version).label("version"))

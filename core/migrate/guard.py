@@ -1,7 +1,8 @@
 """The models in use that stop soon: what alerts and the home page name. A day is a day in UTC.
 
-In use are the tuned models of archived accounts that have not been compared with a replacement or switched yet, and
-every model that a story, run, job or evaluation has used in the last 60 days.
+In use are the tuned models of archived accounts that have not been compared with a replacement or switched yet, every
+model that a story, run, job or evaluation has used in the last 60 days, the models of saved recipes, those whose calls
+the engine relays, and those whose name is an alias of the engine: programs ask for them.
 """
 
 from __future__ import annotations
@@ -14,8 +15,18 @@ from typing import Final
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from core.datasets import recipes
 from core.db.store import Store
-from core.db.tables import AccountArchive, ArchivedTune, Evaluation, Run, Story, TrainingJob
+from core.db.tables import (
+    AccountArchive,
+    AliasChange,
+    ArchivedTune,
+    Evaluation,
+    ModelShadow,
+    Run,
+    Story,
+    TrainingJob,
+)
 from core.migrate import tunes
 from core.pricing import shutdown, stopped_models
 from core.pricing.price_book import PriceBook
@@ -45,7 +56,9 @@ def in_use(store: Store, book: PriceBook, now: datetime, within_days: int) -> li
     found, settled = _of_accounts(store)
     with store.reading() as session:
         announced = stopped_models.announced(session)
-        for provider, model, base in _used(session, now - _LATELY):
+        used = _used(session, now - _LATELY) | _asked_for(session)
+        used |= {(provider, model, None) for provider, model in recipes.writers(session) if provider != ENGINE}
+        for provider, model, base in sorted(used, key=str):
             if model in found or model in settled:
                 continue
             end = shutdown.of(model, base, announced, book, provider)
@@ -114,3 +127,13 @@ def _used(session: Session, since: datetime) -> set[tuple[str, str, str | None]]
         TrainingJob.id.not_in(of_accounts),
     )
     return used | {(provider, model or base, base) for provider, model, base in session.execute(jobs.distinct())}
+
+
+def _asked_for(session: Session) -> set[tuple[str, str, str | None]]:
+    """The same for what programs ask the engine for: models that it relays, and the names of its aliases."""
+    relayed = session.execute(select(ModelShadow.provider, ModelShadow.alias).where(ModelShadow.state == "on"))
+    asked: set[tuple[str, str, str | None]] = {(provider, alias, None) for provider, alias in relayed}
+    newest = select(func.max(AliasChange.id)).group_by(AliasChange.alias)
+    query = select(AliasChange.alias).where(AliasChange.id.in_(newest), AliasChange.model.is_not(None))
+    known = {alias for _provider, alias, _base in asked}
+    return asked | {(shutdown.OPENAI, alias, None) for alias in session.scalars(query) if alias not in known}

@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from core.alerts import outbox, shutdown_events
 from core.db.store import Store, new_id
-from core.db.tables import Alert, Evaluation, Run, Story
+from core.db.tables import Alert, AliasChange, Evaluation, ModelShadow, RecipeVersion, Run, Story
 from core.migrate import guard
 from core.pricing.price_book import PriceBook
 from core.settings import Settings
@@ -148,6 +148,39 @@ def test_a_model_whose_replacement_was_compared_is_settled(home_store: Store) ->
             Evaluation(id=new_id(), job_id=job_id, dataset_id="d", provider="engine", model="ft:writer::1", **given)
         )
     assert guard.in_use(home_store, _BOOK, now, 30) == []
+
+
+def _recipe(store: Store, model: str, version: int = 1, **values: object) -> None:
+    recipe = {"provider": "openai", "model": model}
+    with store.session() as session:
+        given = {"family": "f", "version": version, "name": "heroes", "recipe": recipe, "created_by": "ann", **values}
+        session.add(RecipeVersion(id=new_id(), **given))
+
+
+def _alias(store: Store, model: str, leads_to: str | None = "ft:writer::1") -> None:
+    with store.session() as session:
+        session.add(AliasChange(alias=model, model=leads_to, previous=None, changed_by="ann"))
+
+
+def _shadow(store: Store, model: str, state: str = "on") -> None:
+    with store.session() as session:
+        given = {"model": "ft:writer::1", "provider": "openai", "share": 10, "min_calls": 1, "fallback": True}
+        session.add(ModelShadow(id=new_id(), alias=model, state=state, created_by="ann", **given))
+
+
+def test_aliases_relayed_calls_and_saved_recipes_are_uses(home_store: Store) -> None:
+    def named() -> list[str]:
+        return [one.model for one in guard.in_use(home_store, _BOOK, _before(14), 30)]
+
+    _recipe(home_store, "ft:gpt-4o:acme::old")
+    _recipe(home_store, "ft:gpt-4o:acme::new", version=2)
+    _recipe(home_store, "ft:gpt-4o:acme::deleted", family="g", deleted_at=_before(20))
+    _shadow(home_store, "ft:gpt-4o:acme::relayed")
+    _shadow(home_store, "ft:gpt-4o:acme::ended", state="stopped")
+    _alias(home_store, "gpt-4o")
+    assert named() == ["ft:gpt-4o:acme::new", "ft:gpt-4o:acme::relayed", "gpt-4o"]
+    _alias(home_store, "gpt-4o", leads_to=None)
+    assert named() == ["ft:gpt-4o:acme::new", "ft:gpt-4o:acme::relayed"]
 
 
 def test_nothing_is_read_while_no_day_is_near(home_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

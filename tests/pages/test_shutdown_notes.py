@@ -4,23 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from decimal import Decimal
+from types import SimpleNamespace
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from core.actor import Actor
+from core.actor import LOCAL, Actor
+from core.datasets import datasets
 from core.db.store import Store
-from core.db.tables import utcnow
+from core.db.tables import Evaluation, Spend, Story, Vote, utcnow
+from core.jobs.provider_probe import Finding, ProbeReport
+from core.pricing import custom_prices
+from core.providers.engine_aliases import EngineAlias
 from pages.ui.components import shutdown_notes
 from pages.ui.home import stopping_card
+from pages.ui.settings import aliases
 from tests.support import fault_server
-from tests.support.app_pages import again, field, visit, words
+from tests.support.app_pages import again, field, opened, visit, visitor, words
 from tests.support.fault_server import FaultServer
 from tests.support.ledger_rows import put_archived_tune, put_job
 
 _TUNED = "ft:gpt-99:acme:intents:A1"
 _FAR = "ft:gpt-99:acme:far:B2"
+_BASE = "gpt-98"
 _GONE = "ft:gpt-99:acme:gone:C3"
+_PROBED = (
+    SimpleNamespace(done=True, get=lambda: ProbeReport((Finding("chat", "yes"),), 3, _TUNED, utcnow())),
+    [],
+)  # the test of a provider that has just ended
 
 
 def _day(days: int) -> str:
@@ -29,17 +41,19 @@ def _day(days: int) -> str:
 
 @pytest.fixture(autouse=True)
 def openai(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
-    """A provider whose list names the last days of two of its models."""
+    """A provider whose list names the last days of three of its models."""
     with FaultServer() as server:
         one = {**server.models[0], "fabula": {}}
         server.models[:] = [
             {**one, "id": _TUNED, "shutdown_date": _day(12)},
             {**one, "id": _FAR, "shutdown_date": _day(61)},
+            {**one, "id": _BASE, "shutdown_date": _day(12)},
             {**one, "id": "gpt-99", "shutdown_date": None},
         ]
         monkeypatch.setenv("OPENAI_API_KEY", fault_server.KEY)
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         shutdown_notes._announced.clear()
+        stopping_card._in_use.clear()
         yield server
 
 
@@ -60,10 +74,72 @@ def test_a_picker_names_the_day_and_leads_to_move(page: str, state: dict[str, ob
     chosen = field(at, picker)
     assert chosen.value == f"compatible/{_TUNED}"
     dated = [option for option in chosen.options if "stops" in option]
-    assert [option.split(" · ")[1] for option in dated] == [f"stops {_day(12)}"]
+    assert {option.split(" · ")[1] for option in dated} == {f"stops {_day(12)}"} and len(dated) == 2
     assert f"Stops on {_day(12)}, 12 days left." in words(at) and "Open Move" in _links(at)
     chosen.set_value(f"compatible/{_FAR}").run()
     assert "Stops on" not in words(at) and "Open Move" not in _links(at)
+
+
+def _fill(store: Store) -> None:
+    """Stories, a vote, jobs, spending and an archived account that name the model, and rows to train a base on."""
+    datasets.load_sample(store, LOCAL, "ultraman_stories_more", 27)
+    custom_prices.set_price(store, LOCAL, provider="compatible", model=_BASE, kind="training", amount="1")
+    put_archived_tune(store, _TUNED, utcnow().date() + timedelta(days=12))
+    named = {"provider": "compatible", "model": _TUNED}
+    jobs = {"status": "succeeded", "base_model": "gpt-99", "provider": "compatible"}
+    put_job(store, id="tuned", fine_tuned_model=_TUNED, **jobs)
+    put_job(store, id="other", fine_tuned_model=_FAR, **jobs)
+    with store.session() as session:
+        for story_id in ("a", "b"):
+            model = _TUNED if story_id == "a" else "gpt-99"
+            session.add(
+                Story(id=story_id, actor="local", prompt="p", parameters={}, text="t", **named | {"model": model})
+            )
+        vote = {"actor": "local", "round_id": "r", "blind": True, "story_ids": ["a", "b"], "winner_id": "a"}
+        session.add(Vote(id="v", **vote))
+        session.add(Spend(actor="local", page="story", reference="a", cost_usd=Decimal(1), **named))
+        evaluated = {"job_id": "tuned", "dataset_id": "d", "kind": "label", "state": "done", "settings": {}}
+        for number in range(2):
+            session.add(Evaluation(id=f"e{number}", created_by="local", **evaluated, **named))
+
+
+def _everything(at: AppTest) -> str:
+    """All texts, the cells of tables and data frames, and the options of lists."""
+    tables = (str(one.value.to_csv()) for kind in (at.dataframe, at.table) for one in kind)
+    return "\n".join([words(at), *tables, *(option for one in at.selectbox for option in one.options)])
+
+
+@pytest.mark.parametrize(
+    ("page", "state"),
+    [
+        pytest.param("story", {"story_model": f"compatible/{_TUNED}"}, id="model of a story"),
+        pytest.param("story", {"story_part": "shelf"}, id="story library"),
+        pytest.param("story", {"story_part": "votes"}, id="votes"),
+        pytest.param("training", {"training_part": "jobs"}, id="jobs"),
+        pytest.param("training?jobs=tuned", {"training_tab": "family"}, id="family tree"),
+        pytest.param("training?jobs=tuned", {"training_tab": "evaluation"}, id="evaluations"),
+        pytest.param("training?jobs=tuned,other", {}, id="comparison of jobs"),
+        pytest.param("training", {"training_dialog": 2, "training_base": f"compatible/{_BASE}"}, id="before a job"),
+        pytest.param("cost", {"cost_lists": ["compatible"]}, id="prices"),
+        pytest.param("cost", {"cost_part": "spent"}, id="spending"),
+        pytest.param("settings", {"settings_probe_compatible": _PROBED}, id="another model to test"),
+        pytest.param("settings", {"aliases": True}, id="aliases"),
+        pytest.param("home", {}, id="home"),
+    ],
+)
+def test_every_place_that_names_a_model_has_its_date_and_the_way_to_move(
+    page: str, state: dict[str, object], store: Store, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fill(store)
+    monkeypatch.setattr(aliases, "listed", lambda: (EngineAlias(_TUNED, "ft:writer", "active"),) if state else ())
+    page, _mark, jobs = page.partition("?jobs=")
+    at = visitor("en-US")
+    if jobs:
+        at.query_params["jobs"] = jobs
+    shown = _everything(opened(at, page, **state))
+    assert any(name in shown for name in (_TUNED, "intents A1", _BASE))
+    assert _day(12) in shown
+    assert "Open Move" in _links(at)
 
 
 def test_in_chinese() -> None:

@@ -161,6 +161,11 @@ def short_name(model: str) -> str:
     return f"{own_name or model} · {parts[1]}"
 
 
+def dated_name(provider: str, model: str) -> str:
+    """The same, with its last day if it stops soon or has stopped."""
+    return shutdown_notes.with_date(short_name(model), shutdown_notes.notice_of(provider, model))
+
+
 def label(info: ModelInfo) -> str:
     """A model's name for a list: shortened for our own tuned models, with the provider if it is not the engine."""
     name = short_name(info.id)

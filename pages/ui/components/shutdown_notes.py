@@ -1,12 +1,12 @@
 """The last day of a model wherever one is shown or chosen: a few words in lists, and a note with a link to Move.
 
-The dates come from `core.pricing.shutdown`. Nothing is rendered for models of the engine, and for those with more than
-`shutdown.SOON_DAYS` left.
+Under a table of several models, one note names them all. The dates come from `core.pricing.shutdown`. Nothing is
+rendered for models of the engine, and for those with more than `shutdown.SOON_DAYS` left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import date
 
@@ -22,11 +22,12 @@ from core.pricing.shutdown import Notice, Shutdown
 from core.providers import ModelInfo
 from pages.ui import cache
 from pages.ui.cache import shared
-from pages.ui.i18n import _, as_markdown, code, n_, sentences
+from pages.ui.i18n import _, as_markdown, code, listed, n_, sentences
 from pages.ui.sign_in import current_actor
 
 _ANNOUNCED_S = 5  # as long as the list of models, whose dates it has
 _NEXT_STEP_S = 30
+_MOST_NAMES = 3  # in a note about several models
 
 
 def notice_of(provider: str, model: str, base: str | None = None, *, book: PriceBook | None = None) -> Notice | None:
@@ -71,6 +72,43 @@ def show(provider: str, model: str, base: str | None = None) -> None:
     notice = notice_of(provider, model, base)
     if notice is not None:
         line(sentence(notice, model))
+
+
+def show_all(models: Iterable[tuple[str, str, str | None]]) -> None:
+    """Render the same for several models, with one line for each last day and one link; nothing if there is nothing to
+    say.
+
+    Args:
+        models: provider, model and base of each; the base is None if it is unknown, or the name says it.
+    """
+    book = cache.prices()
+    by_notice: dict[Notice, list[str]] = {}
+    for provider, model, base in dict.fromkeys(models):
+        notice = notice_of(provider, model, base, book=book)
+        if notice is not None and model not in by_notice.setdefault(notice, []):
+            by_notice[notice].append(model)
+    if not by_notice:
+        return
+    said = sorted(by_notice.items(), key=lambda one: one[0].day)
+    line("  \n:material/event_busy: ".join(f"{_names(names)} · {_about(notice, names)}" for notice, names in said))
+
+
+def named(provider: str, model: str, *, book: PriceBook | None = None) -> str:
+    """A model's name for a table or list, with its last day if there is one to say."""
+    return with_date(model, notice_of(provider, model, book=book))
+
+
+def _names(models: list[str]) -> str:
+    names = listed(code(one) for one in models[:_MOST_NAMES])
+    more = len(models) - _MOST_NAMES
+    return _("{names} and {n} more").format(names=names, n=f"{more:,}") if more > 0 else names
+
+
+def _about(notice: Notice, models: list[str]) -> str:
+    """The notice about these models; what to do instead of a stopped one is said only if it is the only one."""
+    if notice.kind == "soon" or len(models) == 1:
+        return sentence(notice, models[0])
+    return words(notice)
 
 
 def gone(provider: str, model: str) -> bool:

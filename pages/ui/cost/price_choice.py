@@ -18,7 +18,7 @@ from core.pricing.comparison import Side
 from core.pricing.price_book import PriceBook
 from core.pricing.prices import ENGINE, USD, YUAN, ExchangeRate, Key, Price, unknown_price
 from pages.ui import cache, state, visible
-from pages.ui.components import fields, models
+from pages.ui.components import fields, models, shutdown_notes
 from pages.ui.cost import cached_cost
 from pages.ui.i18n import _, mark
 
@@ -94,11 +94,17 @@ def controls(book: PriceBook) -> PriceChoice:
     keys = [price.key for price in prices or found or book.rows([ARTICLE])]
     if state.get("cost_baseline") not in keys:
         state.set_value("cost_baseline", _first_baseline(keys, prices or found))
+    labels = {
+        key: shutdown_notes.with_date(
+            f"{key[1]} · {names.get(key[0], key[0])}", shutdown_notes.notice_of(*key, book=book)
+        )
+        for key in keys
+    }
     with st.container(horizontal=True, vertical_alignment="bottom"):
         baseline = st.selectbox(
             _("Baseline (1 ×)"),
             keys,
-            format_func=lambda key: f"{key[1]} · {names.get(key[0], key[0])}",
+            format_func=labels.__getitem__,
             key="cost_baseline",
             width=380,
             persist_state="session",

@@ -47,6 +47,7 @@ def show() -> None:
         answer(found, choice)
         bars(found, choice, list_names(book))
         table(book, found, choice)
+        shutdown_notes.show_all((line.provider, line.model, line.price.base_model) for line in found)
         _machine(found)
         say_rate((line.price.currency for line in found if not line.price.local), choice.currency, choice.rate)
     _date_of_prices(sum(line.stale for line in found))

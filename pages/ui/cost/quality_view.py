@@ -10,6 +10,7 @@ import streamlit as st
 from core.charts import cost
 from core.pricing import quality
 from core.pricing.quality import Quality
+from pages.ui.components import shutdown_notes
 from pages.ui.components.money import as_float
 from pages.ui.cost import cached_cost
 from pages.ui.i18n import PERCENT_FORMAT, _, listed, n_, percent, plain, table_percent, usd
@@ -39,6 +40,7 @@ def show() -> None:
             key="cost_quality_chart",
         )
     _table(found)
+    shutdown_notes.show_all((one.provider, one.model, None) for one in found)
     unknown = sum(one.cost_usd is None for one in found)
     if unknown:
         st.caption(
@@ -50,7 +52,7 @@ def show() -> None:
 def _table(found: Sequence[Quality]) -> None:
     frame = pd.DataFrame(
         {
-            "model": [one.model for one in found],
+            "model": [shutdown_notes.named(one.provider, one.model) for one in found],
             "measured": [_("blind votes") if one.kind == "votes" else _("evaluation") for one in found],
             "share": [table_percent(one.share) for one in found],
             "interval": [_interval(one) for one in found],

@@ -16,7 +16,7 @@ from core.pricing.budget import BudgetView
 from core.pricing.prices import ENGINE
 from core.pricing.spend_history import DayLine, WorkLine
 from pages.ui import cache, state
-from pages.ui.components import cards, views
+from pages.ui.components import cards, shutdown_notes, views
 from pages.ui.components.money import total_spent
 from pages.ui.cost import budgets_form, cached_cost
 from pages.ui.i18n import _, duration, mark, n_, number, percent, usd
@@ -158,7 +158,7 @@ def _by_model(lines: Sequence[DayLine]) -> None:
     st.subheader(_("By model, page and person"), anchor=False)
     frame = pd.DataFrame(
         {
-            "model": [line.model for line in lines],
+            "model": _named(lines),
             "provider": [line.provider for line in lines],
             "page": [_(_PAGES.get(line.page, line.page)) for line in lines],
             "id": [line.person for line in lines],
@@ -188,6 +188,15 @@ def _by_model(lines: Sequence[DayLine]) -> None:
         placeholder=_("unknown"),
         alt=_("Cost of each model, by page and person"),
     )
+    shutdown_notes.show_all((line.provider, line.model, None) for line in lines)
+
+
+def _named(lines: Sequence[DayLine] | Sequence[WorkLine]) -> list[str]:
+    """The model of each line, with its last day if it stops soon."""
+    models = {(line.provider, line.model) for line in lines}
+    book = cache.prices()
+    names = {one: shutdown_notes.named(*one, book=book) for one in models}
+    return [names[line.provider, line.model] for line in lines]
 
 
 def _by_work(works: Sequence[WorkLine]) -> None:
@@ -229,7 +238,7 @@ def _work_frame(works: Sequence[WorkLine]) -> pd.DataFrame:
         {
             "name": [work.name or work.reference for work in works],
             "page": [_(_PAGES.get(work.page, work.page)) for work in works],
-            "model": [work.model for work in works],
+            "model": _named(works),
             "began": [work.started_at for work in works],
             "took": [duration(work.duration_s) for work in works],
             "calls": [work.calls for work in works],

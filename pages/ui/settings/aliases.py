@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import streamlit as st
 
+from core.pricing import shutdown
 from core.providers import engine_aliases
 from core.providers.engine_aliases import EngineAlias
 from core.providers.registry import ENGINE
 from pages.ui import cache, state, visible
 from pages.ui.cache import shared
-from pages.ui.components import cards
+from pages.ui.components import cards, shutdown_notes
 from pages.ui.i18n import _, code
 from pages.ui.sign_in import current_actor
 
@@ -51,6 +52,7 @@ def _row(alias: EngineAlias) -> None:
             _("Remove"), icon=":material/delete:", key=f"settings_alias_remove_{alias.id}", on_click=_remove,
             args=(alias.id,),
         )  # fmt: skip
+    shutdown_notes.show(shutdown.OPENAI, alias.id)
     if alias.status == "missing_model":
         st.warning(
             _(

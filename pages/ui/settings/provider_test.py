@@ -15,7 +15,7 @@ from core.providers.registry import ENGINE
 from core.providers.saved import SavedView
 from pages.ui import cache, state, visible
 from pages.ui.background import BackgroundTask
-from pages.ui.components import cards, views
+from pages.ui.components import cards, models, shutdown_notes, views
 from pages.ui.i18n import _, ago, as_markdown, mark, n_, plain, sentences
 from pages.ui.sign_in import current_actor
 
@@ -112,17 +112,20 @@ def _report(provider_id: str, report: ProbeReport) -> None:
 
 def _another_model(provider_id: str, report: ProbeReport) -> None:
     """Test again with a model of the visitor's choice."""
-    offered = [info.id for info in visible.models().found if info.provider == provider_id]
+    offered = {info.id: info for info in visible.models().found if info.provider == provider_id}
     if len(offered) < 2 or provider_id == ENGINE:
         return
+    names, labels = list(offered), models.options(offered)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         model = st.selectbox(
-            _("Test with another model"), offered, key=f"settings_probe_model_{provider_id}",
-            index=offered.index(report.model) if report.model in offered else 0,
+            _("Test with another model"), names, key=f"settings_probe_model_{provider_id}",
+            index=names.index(report.model) if report.model in offered else 0, format_func=labels.__getitem__,
         )  # fmt: skip
         st.button(
             _("Test it"), key=f"settings_probe_again_{provider_id}", on_click=start, args=(provider_id, str(model))
         )
+    if (info := offered.get(str(model))) is not None:
+        shutdown_notes.show(provider_id, info.id, info.base)
 
 
 def _summary(report: ProbeReport) -> str:

@@ -9,7 +9,7 @@ from core.pricing.quality import Quality
 from core.stories import arena, exports
 from core.stories.arena import LETTERS, Round
 from pages.ui import cache, state
-from pages.ui.components import cards
+from pages.ui.components import cards, shutdown_notes
 from pages.ui.i18n import _, code, label, listed, n_, number, percent
 from pages.ui.sign_in import current_actor
 
@@ -88,6 +88,7 @@ def _table(found: list[arena.Standing]) -> None:
         border="horizontal",
         alt=_("Ranking after all blind rounds"),
     )
+    shutdown_notes.show_all((one.provider, one.model, None) for one in found)
     st.caption(_("Only blind rounds between different models count. The cost page shows the result next to prices."))
 
 

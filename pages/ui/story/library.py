@@ -12,7 +12,7 @@ from core.stories import library, stream
 from core.stories.arena import Round
 from core.stories.library import MAX_STARS, SavedStory, StoryFilter
 from pages.ui import cache, state
-from pages.ui.components import cards, models, sharing, story_text, views
+from pages.ui.components import cards, models, sharing, shutdown_notes, story_text, views
 from pages.ui.components.fields import fits, text_field
 from pages.ui.components.money import cost_fact
 from pages.ui.components.story_session import LEAVE_S, story_session
@@ -69,7 +69,9 @@ def show() -> None:
         st.info(_("No stories match. Remove a filter."), icon=":material/filter_alt_off:")
         return
     number = _page(pages)
-    for story in library.search(store, where, offset=(number - 1) * _SHOWN, limit=_SHOWN).stories:
+    shown = library.search(store, where, offset=(number - 1) * _SHOWN, limit=_SHOWN).stories
+    shutdown_notes.show_all((story.provider, story.requested_model or story.model, None) for story in shown)
+    for story in shown:
         story_card(story)
     _editor()
 
@@ -123,11 +125,13 @@ def _filters() -> StoryFilter:
 
 def story_card(story: SavedStory) -> None:
     """Render the story's card."""
+    notice = shutdown_notes.notice_of(story.provider, story.requested_model or story.model)
     with st.container(border=True, width=760):
         _words(story)
         views.facts(
             (
                 code(story.model),
+                "" if notice is None else shutdown_notes.words(notice),
                 n_("{n} token", "{n} tokens", story.tokens) if story.tokens else "",
                 cost_fact(story.provider, story.cost_usd, story.duration_s),
                 "" if story.finish_reason == "stop" else story_text.ending(story.finish_reason),

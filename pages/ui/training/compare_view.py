@@ -64,10 +64,7 @@ def show(opened: Sequence[JobView]) -> None:
     found = cached_training.compared(opened, names)
     st.markdown(f":material/compare_arrows: **{as_markdown(found.sentence)}**")
     st.caption(_("Share this page's address to show someone the same comparison."))
-    for job in opened:
-        model = job.fine_tuned_model or job.base_model
-        if (notice := shutdown_notes.notice_of(job.provider, model, job.base_model)) is not None:
-            st.caption(f":material/event_busy: {plain(names[job.id])}: {shutdown_notes.words(notice)}")
+    shutdown_notes.show_all((job.provider, job.fine_tuned_model or job.base_model, job.base_model) for job in opened)
     _overlays(opened, names)
     figures, settings = st.columns(2)
     with figures:

@@ -214,7 +214,7 @@ def _all_evaluations(found: list[EvaluationView]) -> None:
     with st.expander(n_("{n} evaluation of this job", "{n} evaluations of this job", len(found))):
         st.table(
             {
-                _("Model"): [plain(models.short_name(one.model)) for one in found],
+                _("Model"): [plain(models.dated_name(one.provider, one.model)) for one in found],
                 _("State"): [evaluation_results.state_of(one) for one in found],
                 _("Correct"): [share(evaluation_results.judged(one)) for one in found],
                 _("Requested"): [ago(one.created_at, utcnow()) for one in found],

@@ -17,7 +17,7 @@ from core.finetuning.lineage import Family, Node
 from core.people import people
 from core.pricing.prices import ENGINE
 from pages.ui import cache, visible
-from pages.ui.components import models, views
+from pages.ui.components import models, shutdown_notes, views
 from pages.ui.components.money import local_amount, work_cost
 from pages.ui.i18n import _, as_markdown, clock, code, duration, mark, n_, number, pair, percent, plain, usd
 from pages.ui.training import cached_training, curves, job_labels, job_list
@@ -187,6 +187,7 @@ def _tree(family: Family, job: JobView) -> None:
             alt=_("Data sets, jobs, checkpoints and models, and how each was made"),
         )  # fmt: skip
     st.caption(_("Read from left to right: each part was made from the one before. Click another job to open it."))
+    shutdown_notes.show_all((*_called(one), None) for one in family.nodes if one.model)
     hits = event.selection.get(charts_family.OPENED) or []
     other_jobs = {one.id: one.ref for one in family.nodes if one.kind == "job" and one.ref != job.id}
     if hits and (job_id := other_jobs.get(str(hits[0].get("id")))) is not None:
@@ -205,7 +206,15 @@ def _member(node: Node, job: JobView) -> Member:
     elif node.kind == "job" and node.status:
         rows = _("{rows} rows").format(rows=node.detail) if node.detail else ""
         detail = " · ".join(part for part in (job_labels.status_word(node.status), rows) if part)
+    if node.model and (notice := shutdown_notes.notice_of(*_called(node))) is not None:
+        detail = " · ".join(part for part in (shutdown_notes.words(notice), detail) if part)
     return Member(node.id, node.kind, label, detail, marked=node.kind == "job" and node.ref == job.id)
+
+
+def _called(node: Node) -> tuple[str, str]:
+    """Provider and name of the model at this node."""
+    provider, _slash, model = str(node.model).partition("/")
+    return provider, model
 
 
 def _chain(chain: tuple[JobView, ...]) -> None:

@@ -22,7 +22,7 @@ from core.finetuning.job_form import (
 from core.finetuning.preflight import Preflight
 from core.pricing.tokens import TokenCount
 from pages.ui import background, state
-from pages.ui.components import cards, views
+from pages.ui.components import cards, shutdown_notes, views
 from pages.ui.components.fields import text_field
 from pages.ui.components.money import local_amount
 from pages.ui.dataset import training_file
@@ -128,6 +128,7 @@ def facts(draft: JobDraft, found: JobRequirements) -> None:
         for mark, sentence in account_text:
             if sentence:
                 st.markdown(f"{mark} {as_markdown(sentence)}")
+        shutdown_notes.show(draft.base.provider, f"ft:{draft.base.id}", draft.base.id)
         if account.lasting:
             st.button(
                 _("Try again"), icon=":material/refresh:", key="training_account_again",

@@ -81,7 +81,11 @@ def show(found: Sequence[JobView]) -> list[JobView]:
     if not hidden:  # a search that hides an open job does not close it
         state.set_value(OPEN, ids)
         state.keep_in_address(_ADDRESS, ",".join(ids))
-    return _open_now(found)
+    opened = _open_now(found)
+    shutdown_notes.show_all(  # an open job has a note of its own
+        (job.provider, job.fine_tuned_model or job.base_model, job.base_model) for job in listed if job not in opened
+    )
+    return opened
 
 
 def _open_now(found: Sequence[JobView]) -> list[JobView]:

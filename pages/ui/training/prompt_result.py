@@ -83,10 +83,11 @@ def _pick_tuned(found: Sequence[ModelInfo]) -> ModelInfo | None:
     by_id = {f"{one.provider}/{one.id}": one for one in found}
     if state.get(TUNED) not in by_id:
         state.set_value(TUNED, _NONE)
+    labels = models.options(by_id)
     chosen = st.selectbox(
         _("Compare with a tuned model"),
         [_NONE, *by_id],
-        format_func=lambda one: models.label(by_id[one]) if one else _("None yet"),
+        format_func=lambda one: labels[one] if one else _("None yet"),
         key=TUNED,
         width=340,
         help=_("A model that you trained, or the older tuned model that it would replace."),
