@@ -25,7 +25,7 @@ from core.datasets.presets import read_sample
 from core.datasets.recipe import Recipe
 from core.datasets.splitting import parse_split
 from core.db.store import Store, new_id
-from core.db.tables import Dataset, Row, utcnow
+from core.db.tables import Dataset, Row, VersionExample, utcnow
 from core.errors import BadFile, BadRecipe, NotFound
 from core.message import listed, msg
 from core.ownership import edits, first_sharing, is_private_model, reads
@@ -33,7 +33,7 @@ from core.sanitize import storable
 
 _MAX_SYSTEM_CHARACTERS = 20_000  # characters; it is part of every example
 _SAMPLED_ROWS = 1_000  # rows
-Source = Literal["recipe", "prompts", "sample", "upload", "chat", "examples"]
+Source = Literal["recipe", "prompts", "sample", "upload", "chat", "examples", "votes"]
 MAX_NAME = 190  # characters; the column holds 200, and a number may be appended
 _MAX_SEPARATOR = 20  # characters, the size of the column
 
@@ -127,6 +127,19 @@ def split_counts(store: Store, dataset_id: str) -> dict[str | None, int]:
         return {split: count for split, count in session.execute(done)}
 
 
+def preference_rows(store: Store, dataset_id: str, version_id: str | None = None) -> int:
+    """Finished rows, or rows of a version, that have an answer which was not preferred."""
+    if version_id is not None:
+        query = select(func.count()).where(
+            VersionExample.version_id == version_id, VersionExample.rejected.is_not(None)
+        )
+    else:
+        done = (Row.dataset_id == dataset_id, Row.state == "done")
+        query = select(func.count()).where(*done, Row.rejected.is_not(None))
+    with store.reading() as session:
+        return session.scalar(query) or 0
+
+
 def system_message(store: Store, dataset_id: str) -> str:
     """The system text that begins every conversation in a chat file: the one that was set, otherwise the recipe's.
 
@@ -211,6 +224,7 @@ def from_frame(
     split_column: str | None = None,
     other_columns: Sequence[str] = (),
     separator: str = ",",
+    rejected_column: str | None = None,
     private: bool = False,
 ) -> str:
     """Create a data set from a table, with one finished row per table row.
@@ -223,15 +237,18 @@ def from_frame(
         split_column: the split of each row; empty means undecided.
         other_columns: kept with each row, but not part of the prompt.
         separator: joins the columns of a prompt; at most 20 characters. Empty cells add none.
+        rejected_column: the answer that was not preferred to the text; rows with an empty cell have none.
         private: whether only its owner may read it at first.
 
     Raises:
         BadFile: a column is missing, there are no rows, or the split column has an unknown value.
     """
     columns = [str(c) for c in prompt_columns]
-    others = [str(c) for c in other_columns if c not in (*columns, completion_column, split_column)]
-    _check_table(frame, columns, completion_column, [*others, *([split_column] if split_column is not None else [])])
+    named = [c for c in (split_column, rejected_column) if c is not None]
+    others = [str(c) for c in other_columns if c not in (*columns, completion_column, *named)]
+    _check_table(frame, columns, completion_column, [*others, *named])
     splits = [None] * len(frame) if split_column is None else [parse_split(_cell(v)) for v in frame[split_column]]
+    rejected = [None] * len(frame) if rejected_column is None else [_cell(v) or None for v in frame[rejected_column]]
     repeats: Counter[tuple[str, ...]] = Counter()
     with store.session() as session:  # one transaction: a partial import would look complete
         dataset_id = new_dataset(store, actor, name, source, columns, None, separator[:_MAX_SEPARATOR], private=private)
@@ -246,6 +263,7 @@ def from_frame(
                     "prompt": join_values(map(_cell, values[: len(columns)]), separator),
                     "column_values": dict(zip((*columns, *others), map(_cell, values), strict=True)),
                     "split": splits[i],
+                    "rejected": rejected[i],
                 }
                 for i, (*values, text) in enumerate(records, start)
             ]

@@ -8,25 +8,28 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlalchemy import Select, select
 
-from core.datasets import dataset_rows, datasets, jsonl, versions
+from core.datasets import dataset_rows, datasets, jsonl, preferences, versions
 from core.datasets.analysis import Example
 from core.datasets.dataset_rows import prompt_of, require_dataset
 from core.datasets.grid_store import CHUNK
+from core.datasets.importers import preference_lines
+from core.datasets.preferences import Preference, PreferenceFormat, PreferencePlan
 from core.datasets.splitting import Split
 from core.db.store import Store
-from core.db.tables import Dataset, Row
+from core.db.tables import Dataset, Row, VersionExample
 from core.errors import FabulaError
 from core.pricing import tokens
 from core.pricing.tokens import TokenCount
 from core.sanitize import safe_cell
 
 T = TypeVar("T")
+RowT = TypeVar("RowT", contravariant=True)
 
 _MAX_SAMPLE = 200  # pairs counted by a remote tokenizer: a fraction of a second
 CHAT_TOKENS = 11
@@ -43,6 +46,7 @@ _SCHEMA = pa.schema(
         ("prompt", pa.string()),
         ("completion", pa.string()),
         ("split", pa.string()),
+        ("rejected", pa.string()),
     ]
 )
 
@@ -64,15 +68,45 @@ class Selection:
             return versions.examples(self.store, self.version_id, split)
         return TrainingExamples(self.store, self.dataset_id) if split == "train" else ()
 
+    def preferences(self, split: Split = "train") -> Iterable[Preference]:
+        """The same rows as `examples`, with the answers that were not preferred."""
+        return Preferences(self, split)
+
 
 @dataclass(frozen=True, slots=True)
-class ProgressExamples:
+class Preferences:
+    """Rows of a selection for preference training. Each iteration streams them from the database again."""
+
+    selection: Selection
+    split: Split
+
+    def __iter__(self) -> Iterator[Preference]:
+        store, version_id = self.selection.store, self.selection.version_id
+        with store.reading() as session:
+            if version_id is not None:
+                query = select(
+                    VersionExample.prompt, VersionExample.completion, VersionExample.rejected,
+                    VersionExample.column_values,
+                ).where(VersionExample.version_id == version_id, VersionExample.split == self.split)  # fmt: skip
+                ordered = query.order_by(VersionExample.position).execution_options(yield_per=CHUNK)
+                for prompt, text, rejected, values in session.execute(ordered):
+                    yield Preference(prompt, text, rejected, preference_lines.stored_in(values))
+            elif self.split == "train":
+                dataset = require_dataset(session, self.selection.dataset_id)
+                rows = _finished_rows(dataset.id).where(Row.split.is_(None) | (Row.split == "train"))
+                for values, text, _split, rejected in session.execute(rows.add_columns(Row.rejected)):
+                    conversation = preference_lines.stored_in(values)
+                    yield Preference(prompt_of(dataset, values), text or "", rejected, conversation)
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressExamples(Iterable[T]):
     """Examples that report each one read to `on_example`."""
 
-    examples: Iterable[Example]
+    examples: Iterable[T]
     on_example: Callable[[], None]
 
-    def __iter__(self) -> Iterator[Example]:
+    def __iter__(self) -> Iterator[T]:
         for example in self.examples:
             self.on_example()
             yield example
@@ -108,6 +142,31 @@ def plan(
     return jsonl.plan(training, file_format, separator=separator, stop=stop, system=system or "")
 
 
+def preference_plan(
+    selection: Selection,
+    file_format: PreferenceFormat,
+    *,
+    separator: str = "",
+    stop: str = "",
+    on_example: Callable[[], None] = lambda: None,
+) -> PreferencePlan:
+    """How the rows are written for preference training (see `preferences.plan`), training and validation together.
+
+    Raises:
+        BadTrainingFile: no row can be used.
+        NotFound: the data set does not exist.
+    """
+    training = ProgressExamples(selection.preferences(), on_example)
+    system = datasets.system_message(selection.store, selection.dataset_id) if file_format == "chat" else ""
+    rows = chain(training, selection.preferences("validation"))
+    return preferences.plan(rows, file_format, separator=separator, stop=stop, system=system)
+
+
+def preference_lines_of(selection: Selection, plan: PreferencePlan, split: Split = "train") -> Iterator[str]:
+    """Like `jsonl_lines`, for preference training."""
+    return (f"{line}\n" for line in plan.lines(selection.preferences(split)))
+
+
 def jsonl_lines(selection: Selection, plan: jsonl.Plan, split: Split = "train") -> Iterator[str]:
     """The file of one split, line by line, including line ends, written according to `plan`.
 
@@ -117,9 +176,28 @@ def jsonl_lines(selection: Selection, plan: jsonl.Plan, split: Split = "train") 
     return (f"{line}\n" for line in plan.lines(selection.examples(split)))
 
 
+class CountedPlan(Protocol[RowT]):
+    """What is needed to count the tokens of a file."""
+
+    @property
+    def file_format(self) -> str:
+        """`chat` or `completion`."""
+
+    @property
+    def system(self) -> str:
+        """The system text of a chat file."""
+
+    @property
+    def kept(self) -> int:
+        """Rows that are written."""
+
+    def pairs(self, examples: Iterable[RowT], /) -> Iterator[Example]:
+        """Prompts and completions as the model reads them."""
+
+
 def count_tokens(
-    plan: jsonl.Plan,
-    examples: Iterable[Example],
+    plan: CountedPlan[T],
+    examples: Iterable[T],
     model: str,
     ask: Callable[[str], int] | None = None,
     max_sample: int | None = None,
@@ -136,7 +214,7 @@ def count_tokens(
         max_sample: how many examples `ask` counts; 200 by default.
     """
     sample_size = _MAX_SAMPLE if max_sample is None else max_sample
-    step = max(1, plan.findings.kept // sample_size)
+    step = max(1, plan.kept // sample_size)
     overhead = overhead_tokens(plan, model)
     total = pair_count = 0
     exact, sampled = True, list[str]()
@@ -159,15 +237,15 @@ def count_tokens(
     return TokenCount(total + pair_count * overhead, exact, failed)
 
 
-def overhead_tokens(plan: jsonl.Plan, model: str) -> int:
+def overhead_tokens(plan: CountedPlan[Any], model: str) -> int:
     """Tokens that each example has in addition to its texts: the template and the system text of a chat file."""
     overhead = CHAT_TOKENS if plan.file_format == "chat" else 0
     return overhead + (_SYSTEM_TOKENS + tokens.count([plan.system], model).tokens if plan.system else 0)
 
 
 def write_parquet(store: Store, dataset_id: str, path: Path) -> int:
-    """Write all finished rows as Parquet (key, values, prompt, completion, split), in bounded memory. Returns their
-    number.
+    """Write all finished rows as Parquet (key, values, prompt, completion, split, rejected), in bounded memory.
+    Returns their number.
 
     Raises:
         NotFound: the data set does not exist.
@@ -175,7 +253,7 @@ def write_parquet(store: Store, dataset_id: str, path: Path) -> int:
     count = 0
     with store.reading() as session, pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
         dataset = require_dataset(session, dataset_id)
-        query = select(Row.key, Row.column_values, Row.text, Row.split)
+        query = select(Row.key, Row.column_values, Row.text, Row.split, Row.rejected)
         query = query.where(Row.dataset_id == dataset_id, Row.state == "done").order_by(Row.position, Row.id)
         for rows in _chunks(session.execute(query.execution_options(yield_per=CHUNK)), CHUNK):
             records = [_record(dataset, *row) for row in rows]
@@ -184,13 +262,16 @@ def write_parquet(store: Store, dataset_id: str, path: Path) -> int:
     return count
 
 
-def _record(dataset: Dataset, key: str, values: dict[str, Any], text: str | None, split: str | None) -> dict[str, Any]:
+def _record(
+    dataset: Dataset, key: str, values: dict[str, Any], text: str | None, split: str | None, rejected: str | None
+) -> dict[str, Any]:
     return {
         "key": key,
         "values": [(str(name), str(value)) for name, value in values.items()],
         "prompt": dataset_rows.prompt_of(dataset, values),
         "completion": text or "",
         "split": split,
+        "rejected": rejected,
     }
 
 
@@ -230,7 +311,7 @@ def to_csv(store: Store, dataset_id: str) -> str:
     """Finished rows as CSV in the article's format: an unnamed index, the columns, then the story.
 
     Cells that a spreadsheet would interpret as a formula are prefixed with `'`. If rows have a split, a last column
-    `split` is added.
+    `split` is added, and if they have rejected answers, another one, `rejected`.
     """
     return "".join(csv_lines(store, dataset_id))
 
@@ -242,11 +323,18 @@ def csv_lines(store: Store, dataset_id: str) -> Iterator[str]:
         first = session.execute(_finished_rows(dataset_id).limit(1)).first()
         columns += [name for name in (first[0] if first else ()) if name not in columns]
         with_split = _finished_rows(dataset_id).where(Row.split.is_not(None)).limit(1)
-        split_column = ["split"] if session.execute(with_split).first() and "split" not in columns else []
-        yield csv_line(["", *columns, "story" if "story" not in columns else "completion", *split_column])
-        for index, (values, text, split) in enumerate(session.execute(_finished_rows(dataset_id))):
+        with_rejected = _finished_rows(dataset_id).where(Row.rejected.is_not(None)).limit(1)
+        added = [
+            name
+            for name, found in (("split", with_split), ("rejected", with_rejected))
+            if session.execute(found).first() and name not in columns
+        ]
+        yield csv_line(["", *columns, "story" if "story" not in columns else "completion", *added])
+        rows = session.execute(_finished_rows(dataset_id).add_columns(Row.rejected))
+        for index, (values, text, split, rejected) in enumerate(rows):
             cells = [str(values.get(c, "")) for c in columns]
-            yield csv_line([str(index), *cells, text or "", *([split or ""] if split_column else [])])
+            last = {"split": split or "", "rejected": rejected or ""}
+            yield csv_line([str(index), *cells, text or "", *(last[name] for name in added)])
 
 
 def csv_line(cells: Sequence[str]) -> str:

@@ -137,6 +137,11 @@ class Plan:
     findings: Findings
     report: tuple[PreparationFinding, ...]
 
+    @property
+    def kept(self) -> int:
+        """Number of pairs that are written."""
+        return self.findings.kept
+
     def pairs(self, examples: Iterable[Example]) -> Iterator[Example]:
         """Prompts and completions as the model reads them, without the pairs that are left out.
 

@@ -28,6 +28,7 @@ _COPIED_COLUMNS = (
     Row.repeat,
     Row.column_values,
     Row.text,
+    Row.rejected,
     Row.finish_reason,
     Row.split,
 )
@@ -204,6 +205,7 @@ def _copy(row: Any, dataset_id: str, position: int, source: Dataset, same_format
         "prompt": prompt,
         "state": "done",
         "text": row.text,
+        "rejected": row.rejected,
         "finish_reason": row.finish_reason,
         "split": row.split,
         "updated_at": utcnow(),

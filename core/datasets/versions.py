@@ -36,7 +36,7 @@ class Version:
     """A version of a data set. `number` counts within the data set, from 1.
 
     Attributes:
-        sha256: hash of its examples and their splits.
+        sha256: hash of its examples, with rejected answers, and of their splits.
         n_train, n_validation, n_held_out: number of examples per split.
         validation_share, seed: how the data was split.
     """
@@ -83,7 +83,8 @@ def freeze(
 
     The same rows and split give the same version. Rows with a split from a file or a user keep it: held-out rows are
     never used for training. The others are split by cell (see `splitting`). Rows with the same content get the same
-    split: an undecided copy of a row with a split follows it, and undecided copies stay together.
+    split: an undecided copy of a row with a split follows it, and undecided copies stay together. So do preferences
+    with the same prompt.
 
     Args:
         validation_share: share of the undecided rows, 0 to 0.9.
@@ -161,15 +162,16 @@ def _next_number(session: Session, dataset_id: str) -> int:
 
 def _split_rows(session: Session, dataset: Dataset, share: float, seed: int) -> _SplitRows:
     """All finished rows with their split, in data set order."""
-    query = select(Row.id, Row.key, Row.column_values, Row.text, Row.split)
+    query = select(Row.id, Row.key, Row.column_values, Row.text, Row.split, Row.rejected)
     query = query.where(Row.dataset_id == dataset.id, Row.state == "done").order_by(Row.position, Row.id)
     split_rows: _SplitRows = []
     undecided = list[_UndecidedRow]()
     decided: dict[str, Split] = {}
-    for row_index, (id_, key, values, text, split) in enumerate(
+    for row_index, (id_, key, values, text, split, rejected) in enumerate(
         session.execute(query.execution_options(yield_per=CHUNK))
     ):
-        content = _content_key(dataset_rows.prompt_of(dataset, values), text or "")
+        prompt = dataset_rows.prompt_of(dataset, values)
+        content = _content_key(prompt, text or "") if rejected is None else label_of(prompt)
         split_rows.append((id_, split or "train"))
         if split is None:
             undecided.append(
@@ -221,7 +223,7 @@ def _examples(session: Session, dataset: Dataset, split_rows: _SplitRows) -> Ite
     """The rows in the format of a version, in order, read in chunks."""
     for start in range(0, len(split_rows), CHUNK):
         chunk = dict(split_rows[start : start + CHUNK])
-        query = select(Row.id, Row.key, Row.column_values, Row.text).where(Row.id.in_(list(chunk)))
+        query = select(Row.id, Row.key, Row.column_values, Row.text, Row.rejected).where(Row.id.in_(list(chunk)))
         rows = {row.id: row for row in session.execute(query)}
         for position, id_ in enumerate(chunk, start):
             row = rows[id_]
@@ -232,6 +234,7 @@ def _examples(session: Session, dataset: Dataset, split_rows: _SplitRows) -> Ite
                 "prompt": dataset_rows.prompt_of(dataset, row.column_values),
                 "completion": row.text or "",
                 "position": position,
+                "rejected": row.rejected,
             }
 
 
@@ -243,7 +246,9 @@ def _sha256(examples: Iterable[dict[str, Any]]) -> str:
 
 
 def _canonical(example: dict[str, Any]) -> bytes:
-    return json.dumps(list(example.values()), ensure_ascii=False, sort_keys=True).encode()
+    """What is hashed. An example without a rejected answer has the same hash as before there were any."""
+    hashed = [value for name, value in example.items() if name != "rejected" or value is not None]
+    return json.dumps(hashed, ensure_ascii=False, sort_keys=True).encode()
 
 
 def _write(session: Session, dataset: Dataset, split_rows: _SplitRows, version_id: str) -> str:

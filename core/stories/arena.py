@@ -16,7 +16,7 @@ from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Story, Vote, utcnow
 from core.errors import FabulaError, NotFound
 from core.message import msg
-from core.ownership import readable, reads
+from core.ownership import reads
 from core.pricing.price_book import PriceBook
 from core.pricing.quality import blind_rounds
 from core.providers import CompletionRequest, Registry
@@ -29,8 +29,6 @@ LETTERS = "ABCD"
 """What the stories of a blind round are called, in the order shown."""
 _HIGHEST_SEED = 2**31 - 1  # servers take 32 or 64 bits
 _POLL_S = 0.25  # how often a waiting page wakes up, so that it notices a closed browser tab
-
-_MAX_VOTES = 10_000  # newest votes used for preference pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,15 +214,6 @@ class Standing:
     high: float
 
 
-@dataclass(frozen=True, slots=True)
-class PreferencePair:
-    """Two stories from the same prompt, and which one was preferred."""
-
-    prompt: str
-    preferred: str
-    other: str
-
-
 @requires("viewer")
 @reads(story="order[]")
 def cast_vote(
@@ -271,46 +260,8 @@ def standings(store: Store) -> list[Standing]:
     return sorted(result, key=lambda s: (-s.share, -s.rounds, s.model))
 
 
-def preference_pairs(store: Store, reader: Actor | None = None) -> list[PreferencePair]:
-    """Preference pairs: the winner with every other story of its round, newest vote first.
-
-    Pairs with equal or empty texts are left out, and so are stories that `reader` may not read. An edited version is
-    used for the preferred story, the original text for the other one.
-    """
-    with store.reading() as session:
-        query = (
-            select(Vote).where(Vote.winner_id.is_not(None)).order_by(Vote.created_at.desc(), Vote.id).limit(_MAX_VOTES)
-        )
-        votes = list(session.scalars(query))
-        stories = _stories(session, votes, reader)
-    result = []
-    for vote in votes:
-        winner = stories.get(vote.winner_id or "")
-        others = [stories[story] for story in vote.story_ids if story in stories and story != vote.winner_id]
-        for other in others if winner is not None else ():
-            assert winner is not None
-            pair = PreferencePair(winner.prompt, _best_text(winner), other.text.strip())
-            if pair.preferred and pair.other and pair.preferred != pair.other:
-                result.append(pair)
-    return result
-
-
-def _best_text(story: Story) -> str:
-    return (story.text if story.edited_text is None else story.edited_text).strip()
-
-
 def _find_vote(session: Session, actor: Actor, round_id: str) -> Vote | None:
     return session.scalar(select(Vote).where(Vote.round_id == round_id, Vote.actor == actor.id))
-
-
-def _stories(session: Session, votes: Sequence[Vote], reader: Actor | None, chunk_size: int = 500) -> dict[str, Story]:
-    ids = sorted({story for vote in votes for story in vote.story_ids})
-    stories: dict[str, Story] = {}
-    for start in range(0, len(ids), chunk_size):
-        in_chunk = Story.id.in_(ids[start : start + chunk_size])
-        query = select(Story).where(in_chunk, Story.deleted_at.is_(None), readable(reader, Story))
-        stories |= {story.id: story for story in session.scalars(query)}
-    return stories
 
 
 def _make_standing(model: tuple[str, str], rounds: int, wins: int) -> Standing:

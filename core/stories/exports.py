@@ -21,8 +21,8 @@ from core.errors import FabulaError, NotFound
 from core.message import msg
 from core.ownership import owns
 from core.sanitize import safe_cell
-from core.stories.arena import PreferencePair
 from core.stories.library import SavedStory
+from core.stories.vote_pairs import PreferencePair
 
 PairFormat = Literal["openai", "trl"]
 _MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_{}[]<>#|!~$&"})

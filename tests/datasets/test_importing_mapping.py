@@ -46,7 +46,7 @@ def frame(*columns: str, **cells: list[str]) -> pd.DataFrame:
         (("title", "body", "date", "created_at", "url"), (("title",), "body")),
         (("genre", "body", "language", "score"), (("genre", "language"), "body")),
         (("source", "target"), (("source",), "target")),
-        (("prompt", "chosen", "rejected"), (("prompt",), "chosen")),
+        (("prompt", "chosen", "rejected"), (("prompt",), "chosen", None, ",", "rejected")),
         (("question", "context", "answer"), (("question", "context"), "answer", None, "\n")),
         (("only",), ((), "only")),
         (("text",), ((), "text")),

@@ -10,13 +10,14 @@ from sqlalchemy import select
 
 from core import ownership
 from core.actor import LOCAL, Actor
+from core.datasets import export, versions
 from core.db.store import Store
 from core.db.tables import ParityVote
 from core.errors import FabulaError, NotAllowed, NotFound
-from core.evaluation import evaluations
+from core.evaluation import evaluations, preference_data
 from core.evaluation.evaluations import EvaluationForm, EvaluationView
 from core.ownership import Thing
-from core.parity import votes
+from core.parity import vote_pairs, votes
 from core.parity.votes import Place
 from core.providers import CompletionRequest
 from tests.support.fakes import BASE
@@ -85,6 +86,21 @@ def test_a_row_counts_once_however_many_people_voted(store: Store, pair: Pair) -
     assert (found.people, found.votes) == (3, 72)
     assert (found.preference.wins, found.preference.ties, found.preference.losses) == (24, 0, 0)
     assert votes.result(store, pair[1], pair[0], MARGIN) is None
+
+
+def test_the_answers_that_most_people_preferred_become_a_data_set_to_train_on(store: Store, pair: Pair) -> None:
+    ann, ben, _cleo = _PEOPLE
+    _vote_for(store, ann, pair, "new answer", 24)
+    _vote_for(store, ben, pair, "old answer", 3)
+    _vote_for(store, ben, pair, "tie", 1)
+    found = vote_pairs.from_parity_votes(store, ann, *pair)
+    assert (len(found.pairs), found.undecided, found.unusable) == (21, 3, 0)
+    made = preference_data.save(store, LOCAL, "votes", found.pairs)
+    version = versions.get(store, made.version_id)
+    assert (version.n_train, version.n_validation) == (19, 2)
+    assert preference_data.voted_models(store, made.dataset_id) == ("new-model", BASE)
+    chosen = export.Selection(store, made.dataset_id, made.version_id)
+    assert {(row.preferred, row.rejected) for row in chosen.preferences()} == {("new answer", "old answer")}
 
 
 def test_votes_that_balance_are_ties(store: Store, pair: Pair) -> None:

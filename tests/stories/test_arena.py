@@ -15,7 +15,7 @@ from core.db.store import Store
 from core.db.tables import Spend, Story
 from core.errors import FabulaError, ModelNotFound, NotFound, OverBudget, Refused
 from core.pricing import budget
-from core.stories import arena, library, stream
+from core.stories import arena, library, stream, vote_pairs
 from core.stories.arena import RoundEntry
 from core.stories.story_record import same_model
 from core.stories.stream import StoryStream, StreamRequest
@@ -149,14 +149,14 @@ def test_pairs_take_the_edit_of_the_winner_and_leave_equal_texts_out(store: Stor
     round_ = finished_round(store, "good", "bad", "good")
     ids = [story.id for story in round_.stories]
     arena.cast_vote(store, LOCAL, round_.id, ids, ids[0], blind=True)
-    assert [(pair.preferred, pair.other) for pair in arena.preference_pairs(store)] == [("good", "bad")]
+    assert [(pair.preferred, pair.other) for pair in vote_pairs.from_votes(store).pairs] == [("good", "bad")]
     library.edit(store, LOCAL, ids[0], "better")
-    assert [(pair.preferred, pair.other) for pair in arena.preference_pairs(store)] == [
+    assert [(pair.preferred, pair.other) for pair in vote_pairs.from_votes(store).pairs] == [
         ("better", "bad"),
         ("better", "good"),
     ]
     library.delete(store, LOCAL, ids[1])
-    assert [(pair.preferred, pair.other) for pair in arena.preference_pairs(store)] == [("better", "good")]
+    assert [(pair.preferred, pair.other) for pair in vote_pairs.from_votes(store).pairs] == [("better", "good")]
 
 
 # --- model and cost ----------------------------------------------------------------------------------------

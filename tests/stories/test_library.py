@@ -21,9 +21,9 @@ from core.file_storage import FolderStorage
 from core.pricing.price_book import PriceBook
 from core.providers import Provider
 from core.stories import error_explanation, exports, library, prompt_suggestions
-from core.stories.arena import PreferencePair
 from core.stories.library import SavedStory, StoryFilter
 from core.stories.story_record import StoryFacts, StoryUsage, count_usage
+from core.stories.vote_pairs import PreferencePair
 from tests.support.ledger_rows import put_story
 from tests.support.library_search import SOUGHT, found_stories, put_stories
 

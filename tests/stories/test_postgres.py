@@ -13,7 +13,7 @@ from core.db.store import Store
 from core.ownership import Thing
 from core.pricing import spend_history
 from core.settings import Settings
-from core.stories import arena, library
+from core.stories import arena, library, vote_pairs
 from core.stories.library import StoryFilter
 from tests.support.ledger_rows import put_story
 from tests.support.library_search import SHELVED, SOUGHT, found_stories, put_stories
@@ -79,4 +79,4 @@ def test_ten_people_vote_at_once_and_each_has_one_vote(store: Store) -> None:
         thread.join(timeout=WAIT_LIMIT_S)
     best, other = arena.standings(store)
     assert (best.rounds, best.wins, other.wins) == (10, 10, 0)
-    assert len(arena.preference_pairs(store)) == 10
+    assert len(vote_pairs.from_votes(store).pairs) == 1

@@ -161,9 +161,10 @@ def put_story(store: Store, number: int, **values: object) -> str:
         "text": f"story {number}",
         "prompt": f"prompt {number}",
         "finish_reason": "stop",
+        "parameters": {},
     }
     with store.session() as session:
-        session.add(Story(id=f"s{number}", provider="engine", parameters={}, **defaults | values))
+        session.add(Story(id=f"s{number}", provider="engine", **defaults | values))
     return f"s{number}"
 
 

@@ -80,7 +80,9 @@ _METADATA_WORDS = frozenset(
         *("编号", "序号", "日期", "时间", "模型", "链接", "分数", "评分", "版本", "标识"),
     )
 )
-# columns of a preference pair or triplet that are never used for training
+# the rejected answer of a preference, in TRL's and OpenAI's files
+REJECTED_COLUMNS = ("rejected", "non_preferred_output")
+# columns of a preference pair or triplet that are neither prompt nor completion
 _REJECTED_WORDS = frozenset(("rejected", "negative"))
 # May be part of a prompt, but are never guessed as the completion.
 _ATTRIBUTE_WORDS = frozenset(
@@ -115,10 +117,11 @@ class ColumnMapping:
     completion: str
     split: str | None = None
     separator: str = COMMA  # joins the columns of a prompt
+    rejected: str | None = None  # the answer that was not preferred, for preference training
 
     def others(self, columns: Sequence[str]) -> tuple[str, ...]:
         """The columns without a role."""
-        return tuple(c for c in columns if c not in (*self.prompts, self.completion, self.split))
+        return tuple(c for c in columns if c not in (*self.prompts, self.completion, self.split, self.rejected))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,7 @@ def guess(frame: pd.DataFrame) -> ColumnMapping:
     instruction and input are joined by a line break, short values such as those of a grid by a comma.
     """
     columns = [str(column) for column in frame.columns]
+    rejected = next((column for column in columns if column.strip().lower() in REJECTED_COLUMNS), None)
     if frame.attrs.get("examples"):  # other columns are not part of a conversation
         columns = [column for column in columns if column in _EXAMPLE or column.strip().lower() in _SPLIT_COLUMNS]
     split = next((c for c in columns if c.strip().lower() in _SPLIT_COLUMNS and _names_splits(frame[c])), None)
@@ -162,7 +166,9 @@ def guess(frame: pd.DataFrame) -> ColumnMapping:
     has_prompts = bool(prompts)
     candidates = [column for column in others if guess_role(column) != "fact"]
     prompts = prompts or candidates or [column for column in others if not is_rejected_answer(column)]
-    return ColumnMapping(tuple(prompts), completion, split, NEW_LINE if has_prompts and len(prompts) > 1 else COMMA)
+    separator = NEW_LINE if has_prompts and len(prompts) > 1 else COMMA
+    rejected = None if rejected in (*prompts, completion) else rejected
+    return ColumnMapping(tuple(prompts), completion, split, separator, rejected)
 
 
 def shared_system(frame: pd.DataFrame, mapping: ColumnMapping) -> str:
@@ -274,7 +280,7 @@ def source_columns(completion: str, others: Sequence[str]) -> list[str]:
 
 
 def is_rejected_answer(column: str) -> bool:
-    """True if a column contains the rejected answer of a pair, which is never used."""
+    """True if a column contains the rejected answer of a pair."""
     words = _words(column)
     return bool(words) and words[-1] in _REJECTED_WORDS
 

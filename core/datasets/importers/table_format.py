@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from core.datasets.importers import conversations, table
+from core.datasets.importers import conversations, preference_lines, table
 from core.datasets.importers.cells import cell_text
+from core.datasets.importers.column_mapping import REJECTED_COLUMNS
 from core.datasets.importers.conversations import Turn
 from core.datasets.importers.json_objects import BrokenJson
 from core.datasets.importers.table import ImportProblems, TableRows, position, with_position
@@ -18,7 +19,6 @@ Form = Literal["messages", "sharegpt", "turns", "preference", "alpaca", "dolly",
 _SAMPLED_ROWS = 1_000  # rows
 _ANSWER_COLUMNS = ("chosen", "preferred_output", "completion", "response", "answer")
 _OUTPUT_COLUMNS = ("output", "response", "completion", "answer")
-_REJECTED_COLUMNS = ("rejected", "non_preferred_output")
 _PROMPT_COLUMNS = ("prompt", "input", "question", "instruction", "query")
 # Text columns that may hold the answer next to a list of turns without one.
 _TEXT_ANSWER_COLUMNS = (*_ANSWER_COLUMNS, "output", "ideal", "solution", "target", "label")
@@ -74,8 +74,8 @@ def recognise(
     """The rows with conversations converted to examples, and the recognised format.
 
     Examples have the columns `prompt` and `completion`, preceded by `system` if a conversation has a system message,
-    and followed by the unused columns. `frame.attrs["chat"]`: all rows were conversations. `frame.attrs["examples"]`:
-    no other column is used.
+    and followed by the unused columns; for preferences, also by `conversation` (see `preference_lines`).
+    `frame.attrs["chat"]`: all rows were conversations. `frame.attrs["examples"]`: no other column is used.
 
     Args:
         as_table: do not convert conversations.
@@ -120,7 +120,7 @@ def _detect_conversations(rows: TableRows, column: str) -> _ConversationColumn |
 def _find_columns(
     names: Mapping[str, str], conversation_columns: Mapping[str, _ConversationColumn]
 ) -> _ConversationTable | None:
-    rejected = next((names[name] for name in _REJECTED_COLUMNS if name in names), None)
+    rejected = next((names[name] for name in REJECTED_COLUMNS if name in names), None)
     by_name = [names[name] for name in conversations.COLUMN_NAMES if names.get(name) in conversation_columns]
     prompt = next((names[name] for name in _PROMPT_COLUMNS if name in names), next(iter(by_name), None))
     # Turns without an answer, which may be plain text in another column.
@@ -136,9 +136,7 @@ def _find_columns(
         iter(
             by_name
             or (
-                column
-                for column in conversation_columns
-                if column.lower() not in (*_REJECTED_COLUMNS, *_PROMPT_COLUMNS)
+                column for column in conversation_columns if column.lower() not in (*REJECTED_COLUMNS, *_PROMPT_COLUMNS)
             )
         ),
         None,
@@ -163,7 +161,8 @@ def _examples(rows: TableRows, table_columns: _ConversationTable, filename: str,
     used = {table_columns.answer_column, table_columns.prompt_column, table_columns.rejected_column}
     used |= {column for column in columns if column.strip().lower() in (*_EXAMPLE_COLUMNS, *SYSTEM_COLUMNS)}
     others = [column for column in columns if column not in used]
-    kept_columns = [*others, *([table_columns.rejected_column] if table_columns.rejected_column else [])]
+    pairs, kept = table_columns.rejected_column is not None, preference_lines.COLUMN
+    kept_columns = [*others, *([str(table_columns.rejected_column), kept] if pairs else [])]
     builder, all_chat, system = table.TableBuilder((*_EXAMPLE_COLUMNS, *kept_columns)), True, False
     for line, entry, row in zip(rows.lines, rows.entries, _row_dicts(rows), strict=True):
         try:
@@ -172,9 +171,9 @@ def _examples(rows: TableRows, table_columns: _ConversationTable, filename: str,
             problems.add(with_position(position(rows.unit, line, entry, conversation=True), str(exc)))
             continue
         all_chat, system = all_chat and is_chat, system or bool(example_row[_SYSTEM])
-        rejected_answer = [_last_answer(row[table_columns.rejected_column])] if table_columns.rejected_column else []
+        pair = _rejected(row, table_columns) if pairs else []
         builder.add(
-            [example_row[name] for name in _EXAMPLE_COLUMNS] + [row[name] for name in others] + rejected_answer,
+            [example_row[name] for name in _EXAMPLE_COLUMNS] + [row[name] for name in others] + pair,
             line,
             entry,
         )
@@ -184,7 +183,9 @@ def _examples(rows: TableRows, table_columns: _ConversationTable, filename: str,
             msg("Each conversation must end with an answer and have a user message before it."),
         )
     result = builder.rows(rows.unit)
-    result = result if system else result.with_frame(result.frame.drop(columns=_SYSTEM))
+    unused = [] if system else [_SYSTEM]
+    unused += [kept] if pairs and not result.frame[kept].any() else []
+    result = result.with_frame(result.frame.drop(columns=unused)) if unused else result
     result.frame.attrs.update(chat=all_chat, examples=True)
     return result
 
@@ -210,6 +211,14 @@ def _example(row: Mapping[str, str], columns: _ConversationTable) -> tuple[dict[
         context = conversations.turns(prompt) if is_list else [Turn("user", row[columns.prompt_column])]
         turns = [*context, *turns]
     return conversations.example(turns, system), True
+
+
+def _rejected(row: Mapping[str, str], columns: _ConversationTable) -> list[str]:
+    """The rejected answer of a preference, and what of its conversation is more than a prompt."""
+    prompt = row[columns.prompt_column] if columns.prompt_column is not None else ""
+    rejected = row[str(columns.rejected_column)]
+    kept = preference_lines.conversation_of(prompt, row[columns.answer_column], rejected)
+    return [_last_answer(rejected), kept]
 
 
 def _last_answer(cell: str) -> str:

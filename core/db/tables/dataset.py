@@ -19,7 +19,9 @@ class Dataset(Owned, Base):
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     name: Mapped[str] = mapped_column(String(200))
-    source: Mapped[str] = mapped_column(String(20))  # recipe | prompts | sample | upload | chat | examples | mix
+    source: Mapped[str] = mapped_column(
+        String(20)
+    )  # recipe | prompts | sample | upload | chat | examples | mix | votes
     columns: Mapped[list[str]]  # the columns that form the prompt, in order
     prompt_separator: Mapped[str] = mapped_column(String(20), default=",")  # separator between the columns
     recipe: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
@@ -55,6 +57,8 @@ class Row(Base):
     state: Mapped[str] = mapped_column(String(20), default="pending")
     reason: Mapped[str | None] = mapped_column(MessageText)
     text: Mapped[str | None] = mapped_column(Text)
+    # for a preference: the answer that was not preferred to `text`
+    rejected: Mapped[str | None] = mapped_column(Text)
     finish_reason: Mapped[str | None] = mapped_column(String(30))
     prompt_tokens: Mapped[int | None]
     completion_tokens: Mapped[int | None]
@@ -117,6 +121,7 @@ class VersionExample(Base):
     column_values: Mapped[dict[str, Any]]
     prompt: Mapped[str] = mapped_column(Text)
     completion: Mapped[str] = mapped_column(Text)
+    rejected: Mapped[str | None] = mapped_column(Text)  # see `Row`
 
 
 class Run(Base):

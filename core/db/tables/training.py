@@ -28,6 +28,7 @@ class TrainingJob(Owned, Base):
     suffix: Mapped[str | None] = mapped_column(String(64))
     hyperparameters: Mapped[dict[str, Any]]
     seed: Mapped[int | None]
+    method: Mapped[str] = mapped_column(String(20), default="supervised", server_default="supervised")  # or dpo
     file_format: Mapped[str] = mapped_column(String(20))  # completion | chat
     separator: Mapped[str | None] = mapped_column(String(50))
     stop: Mapped[str | None] = mapped_column(String(50))

@@ -67,7 +67,8 @@ _MB = 1_000_000  # bytes
 _CONVERSATIONS = ("messages", "sharegpt", "turns", "preference")
 _LEARNED = {
     "preference": mark(
-        "The chosen answer is the text to learn. The rejected one is kept as a column and is not trained on."
+        "The chosen answer is the text to learn. The rejected one is kept for preference training (DPO); other "
+        "training does not use it."
     ),
 }
 _LAST_ANSWER = mark(
@@ -252,6 +253,7 @@ def _save(
             split_column=chosen.split,
             other_columns=chosen.others([str(column) for column in imported.frame.columns]),
             separator=chosen.separator,
+            rejected_column=chosen.rejected,
         )
         if system := column_mapping.shared_system(imported.frame, chosen):
             datasets.set_system_message(cache.store(), current_actor(), dataset_id, system)

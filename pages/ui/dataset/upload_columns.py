@@ -57,7 +57,18 @@ def choose(imported: table_reader.Imported, key: Callable[[str], str]) -> column
             help=_("Allowed values: train, validation, held out (test). An empty cell leaves the row undecided."),
         )
     separator = _separator(guess.separator, key("separator")) if len(prompts) > 1 else guess.separator
-    return column_mapping.ColumnMapping(tuple(map(str, prompts)), completion, split, separator)
+    rejected = _rejected([column for column in free if column != split], guess.rejected, key("rejected"))
+    return column_mapping.ColumnMapping(tuple(map(str, prompts)), completion, split, separator, rejected)
+
+
+def _rejected(free: list[str], guess: str | None, key: str) -> str | None:
+    """Render the choice of the column with rejected answers, if a name suggests that there is one."""
+    if guess is None and not any(map(column_mapping.is_rejected_answer, free)):
+        return None
+    return st.selectbox(
+        _("Rejected answer, for preference training (DPO)"), free, index=free.index(guess) if guess in free else None,
+        key=key, placeholder=_("None: these are no preferences"),
+    )  # fmt: skip
 
 
 def _separator(guess: str, key: str) -> str:

@@ -221,6 +221,8 @@ def _export_card(
     marks = marks if marks.file_format == "completion" else TrainingFormat()
     _jsonl(chosen, version, marks, _("JSONL, prompt and completion"), model, epochs)
     _jsonl(chosen, version, TrainingFormat(file_format="chat"), _("JSONL, chat"), model, epochs)
+    if datasets.preference_rows(cache.store(), chosen.id, version.id if version else None):
+        _preferences(chosen, version)
     with st.container(horizontal=True):
         _download_button(_("CSV"), "csv", f"{chosen.name}.csv", "text/csv", lambda: _csv_file(chosen.id))
         _download_button(
@@ -272,6 +274,25 @@ def _jsonl(
         views.facts(fact for fact in training_file.training_facts(model, count, epochs) if fact != unknown)
     if work is not None and not work.done:
         background.wait_for_task(work)
+
+
+def _preferences(chosen: DatasetSummary, version: Version | None) -> None:
+    """Render the buttons for the pairs of answers, one per split, in OpenAI's format."""
+    version_id = version.id if version else None
+    with st.container(horizontal=True):
+        parts: list[tuple[Split, str]] = [("train", _("JSONL, preferences (DPO)"))]
+        if version is not None and version.n_validation:
+            parts.append(("validation", _("Validation")))
+        for part, label in parts:
+            _download_button(
+                label, f"preferences_{part}", f"{chosen.name}_preferences_{part}.jsonl", "application/jsonl",
+                lambda part=part: _preference_file(chosen.id, version_id, part),  # type: ignore[misc]  # bound now
+            )  # fmt: skip
+
+
+def _preference_file(dataset_id: str, version_id: str | None, part: Split) -> io.BytesIO:
+    selection = export.Selection(cache.store(), dataset_id, version_id)
+    return _file(export.preference_lines_of(selection, export.preference_plan(selection, "chat"), part))
 
 
 def _download_button(

@@ -6,12 +6,13 @@ import streamlit as st
 
 from core.pricing import quality
 from core.pricing.quality import Quality
-from core.stories import arena, exports
+from core.stories import arena, exports, vote_pairs
 from core.stories.arena import LETTERS, Round
 from pages.ui import cache, state
 from pages.ui.components import cards, shutdown_notes
 from pages.ui.i18n import _, code, label, listed, n_, number, percent
 from pages.ui.sign_in import current_actor
+from pages.ui.training import vote_training
 
 
 def vote_of(round_: Round) -> tuple[bool, str | None]:
@@ -118,13 +119,15 @@ def _leader(found: list[arena.Standing]) -> str:
 
 def _pairs() -> None:
     """Render preferred and other stories, as lines for preference training."""
-    found = arena.preference_pairs(cache.store(), current_actor())
+    votes = vote_pairs.from_votes(cache.store(), current_actor())
+    found = votes.pairs
     if not found:
         return
     st.markdown(
         n_("**{n} pair for preference training (DPO)**", "**{n} pairs for preference training (DPO)**", len(found))
     )
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, vertical_alignment="center"):
+        vote_training.button(votes, "story_pairs_train", primary=True)
         for form, label in (("openai", _("For OpenAI")), ("trl", _("For TRL"))):
             st.download_button(
                 label,
@@ -135,6 +138,7 @@ def _pairs() -> None:
                 key=f"story_pairs_{form}",
                 on_click="ignore",
             )
+    vote_training.left_out(votes)
 
 
 def _cast(round_: Round, winner: str | None) -> None:

@@ -13,13 +13,14 @@ from core.errors import FabulaError
 from core.evaluation import evaluations
 from core.evaluation.evaluations import EvaluationView
 from core.message import msg
-from core.parity import votes
+from core.parity import vote_pairs, votes
 from core.parity.preference import VoteResult
 from core.parity.votes import Ballot, Place
 from pages.ui import cache, state
 from pages.ui.components import cards
 from pages.ui.i18n import _, as_markdown, n_, number
 from pages.ui.sign_in import current_actor
+from pages.ui.training import vote_training
 from pages.ui.training.evaluation_results import share
 
 _IN_ADDRESS = "vote"
@@ -57,6 +58,9 @@ def on_card(old: EvaluationView, new: EvaluationView, margin: float) -> VoteResu
             n_("{n} person", "{n} people", found.people),
         ]
         st.caption(" · ".join(facts))
+        pairs = vote_pairs.from_parity_votes(cache.store(), current_actor(), old, new)
+        vote_training.button(pairs, f"{_KEY}_train", primary=False)
+        vote_training.left_out(pairs)
     with st.popover(_("Vote blind"), icon=":material/how_to_vote:", key=f"{_KEY}_link"):
         st.caption(
             _("People of your team who may read the data set can open this link. They see each prompt with both "
