@@ -19,7 +19,7 @@ from core.datasets.analysis import Example
 from core.datasets.dataset_rows import prompt_of, require_dataset
 from core.datasets.grid_store import CHUNK
 from core.datasets.importers import preference_lines
-from core.datasets.preferences import Preference, PreferenceFormat, PreferencePlan
+from core.datasets.preferences import PreferenceFormat, PreferencePlan, PreferenceRow
 from core.datasets.splitting import Split
 from core.db.store import Store
 from core.db.tables import Dataset, Row, VersionExample
@@ -68,7 +68,7 @@ class Selection:
             return versions.examples(self.store, self.version_id, split)
         return TrainingExamples(self.store, self.dataset_id) if split == "train" else ()
 
-    def preferences(self, split: Split = "train") -> Iterable[Preference]:
+    def preferences(self, split: Split = "train") -> Iterable[PreferenceRow]:
         """The same rows as `examples`, with the answers that were not preferred."""
         return Preferences(self, split)
 
@@ -80,7 +80,7 @@ class Preferences:
     selection: Selection
     split: Split
 
-    def __iter__(self) -> Iterator[Preference]:
+    def __iter__(self) -> Iterator[PreferenceRow]:
         store, version_id = self.selection.store, self.selection.version_id
         with store.reading() as session:
             if version_id is not None:
@@ -90,13 +90,13 @@ class Preferences:
                 ).where(VersionExample.version_id == version_id, VersionExample.split == self.split)  # fmt: skip
                 ordered = query.order_by(VersionExample.position).execution_options(yield_per=CHUNK)
                 for prompt, text, rejected, values in session.execute(ordered):
-                    yield Preference(prompt, text, rejected, preference_lines.stored_in(values))
+                    yield PreferenceRow(prompt, text, rejected, preference_lines.stored_in(values))
             elif self.split == "train":
                 dataset = require_dataset(session, self.selection.dataset_id)
                 rows = _finished_rows(dataset.id).where(Row.split.is_(None) | (Row.split == "train"))
                 for values, text, _split, rejected in session.execute(rows.add_columns(Row.rejected)):
                     conversation = preference_lines.stored_in(values)
-                    yield Preference(prompt_of(dataset, values), text or "", rejected, conversation)
+                    yield PreferenceRow(prompt_of(dataset, values), text or "", rejected, conversation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ REASONS: Final[Mapping[DropReason, Callable[[str], Message]]] = {
 """Why a row is not trained on, with the number of rows."""
 
 
-class Preference(NamedTuple):
+class PreferenceRow(NamedTuple):
     """One choice: the answer that was preferred, and the other one; None if there is no other one.
 
     `conversation`: see `preference_lines`; "" if the prompt is all there is.
@@ -64,7 +64,7 @@ class PreferencePlan:
     dropped: Mapping[DropReason, int] = field(default_factory=dict)
     balance: Mapping[int, int] = field(default_factory=dict, repr=False)
 
-    def preferences(self, rows: Iterable[Preference]) -> Iterator[Preference]:
+    def preferences(self, rows: Iterable[PreferenceRow]) -> Iterator[PreferenceRow]:
         """The rows that are trained on, as the model reads them.
 
         Raises:
@@ -81,13 +81,13 @@ class PreferencePlan:
                 written.add(key)
                 yield self._marked(row)
 
-    def pairs(self, rows: Iterable[Preference]) -> Iterator[Example]:
+    def pairs(self, rows: Iterable[PreferenceRow]) -> Iterator[Example]:
         """Each prompt with both answers, as the model reads them: what a job trains on."""
         for prompt, preferred, rejected, _conversation in self.preferences(rows):
             yield prompt, preferred
             yield prompt, rejected or ""
 
-    def lines(self, rows: Iterable[Preference]) -> Iterator[str]:
+    def lines(self, rows: Iterable[PreferenceRow]) -> Iterator[str]:
         """Lines of the file, JSON without line end."""
         for row in self.preferences(rows):
             yield json.dumps(self._line(row), ensure_ascii=False)
@@ -96,14 +96,14 @@ class PreferencePlan:
         """The rows that are not trained on, as sentences."""
         return tuple(REASONS[reason](f"{n:,}") for reason, n in self.dropped.items())
 
-    def _marked(self, row: Preference) -> Preference:
+    def _marked(self, row: PreferenceRow) -> PreferenceRow:
         if self.file_format == "chat":
             return row
         prompt = row.prompt if self.separator and row.prompt.endswith(self.separator) else row.prompt + self.separator
         spaced = (text if text.startswith(" ") else f" {text}" for text in (row.preferred, row.rejected or ""))
-        return Preference(prompt, *(text + self.stop for text in spaced))
+        return PreferenceRow(prompt, *(text + self.stop for text in spaced))
 
-    def _line(self, row: Preference) -> dict[str, object]:
+    def _line(self, row: PreferenceRow) -> dict[str, object]:
         if self.file_format == "completion":
             return {"prompt": row.prompt, "chosen": row.preferred, "rejected": row.rejected}
         line = preference_lines.line_of(row.conversation, row.prompt, row.preferred, row.rejected or "")
@@ -114,7 +114,7 @@ class PreferencePlan:
 
 
 def plan(
-    rows: Iterable[Preference],
+    rows: Iterable[PreferenceRow],
     file_format: PreferenceFormat = "chat",
     *,
     separator: str = "",
@@ -167,15 +167,15 @@ def plan(
     return found
 
 
-def _as_read(row: Preference, stop: str) -> Preference:
+def _as_read(row: PreferenceRow, stop: str) -> PreferenceRow:
     """A row with answers that end where a call of the model would end: at its stop."""
     if not stop or row.rejected is None:
         return row
     preferred, rejected = (text.split(stop)[0].rstrip() for text in (row.preferred, row.rejected))
-    return Preference(row.prompt, preferred, rejected, row.conversation)
+    return PreferenceRow(row.prompt, preferred, rejected, row.conversation)
 
 
-def _reason(row: Preference) -> DropReason | None:
+def _reason(row: PreferenceRow) -> DropReason | None:
     """Why a row alone has nothing to learn; None if it does."""
     if row.rejected is None:
         return "single"
@@ -184,7 +184,7 @@ def _reason(row: Preference) -> DropReason | None:
     return "equal" if row.preferred.strip() == row.rejected.strip() else None
 
 
-def _key(row: Preference) -> tuple[int, int]:
+def _key(row: PreferenceRow) -> tuple[int, int]:
     """Identifies a prompt with two answers in either order, and the order: 1 or -1."""
     preferred, rejected = row.preferred.strip(), (row.rejected or "").strip()
     first, second = sorted((preferred, rejected))

@@ -10,7 +10,7 @@ import pytest
 from core.actor import LOCAL
 from core.datasets import dataset_rows, datasets, export, preferences, versions
 from core.datasets.importers import column_mapping, table_reader
-from core.datasets.preferences import DropReason, Preference
+from core.datasets.preferences import DropReason, PreferenceRow
 from core.db.store import Store
 from core.engine import finetune_format
 from core.engine.finetune_format import TrainingLine
@@ -98,8 +98,8 @@ def test_pairs_with_the_same_prompt_are_kept_for_validation_together(store: Stor
     assert kept and trained and not kept & trained
 
 
-def _pref(good: str, bad: str | None, prompt: str = "p") -> Preference:
-    return Preference(prompt, good, bad)
+def _pref(good: str, bad: str | None, prompt: str = "p") -> PreferenceRow:
+    return PreferenceRow(prompt, good, bad)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def _pref(good: str, bad: str | None, prompt: str = "p") -> Preference:
     ],
 )
 def test_each_choice_counts_once_and_the_rest_is_counted_by_its_reason(
-    rows: list[Preference], kept: list[tuple[str, str]], dropped: dict[DropReason, int]
+    rows: list[PreferenceRow], kept: list[tuple[str, str]], dropped: dict[DropReason, int]
 ) -> None:
     if not kept:
         with pytest.raises(BadTrainingFile, match=f"no pair of answers.*{len(rows)}"):
@@ -131,8 +131,8 @@ def test_each_choice_counts_once_and_the_rest_is_counted_by_its_reason(
 
 def test_a_completion_file_has_the_marks_of_the_models_training_and_ends_answers_at_the_stop() -> None:
     rows = [
-        Preference("a,b ->", "good. And more", "bad"),
-        Preference("c", " fine", "equal. x"),
+        PreferenceRow("a,b ->", "good. And more", "bad"),
+        PreferenceRow("c", " fine", "equal. x"),
         _pref("same. x", "same"),
     ]
     plan = preferences.plan(rows, "completion", separator=" ->", stop=".", system="not used")

@@ -8,7 +8,7 @@ import pytest
 
 from core.actor import LOCAL, Actor
 from core.datasets import datasets, export
-from core.datasets.preferences import Preference
+from core.datasets.preferences import PreferenceRow
 from core.db.store import Store, new_id
 from core.db.tables import Dataset, Story, Vote
 from core.errors import BadTrainingFile
@@ -69,7 +69,7 @@ def test_the_data_set_has_the_columns_and_prompts_that_the_voted_model_was_train
     summary = datasets.summary(store, made.dataset_id)
     assert (summary.columns, summary.prompt_separator, summary.done) == (("x", "y"), " / ", 2)
     rows = list(export.Selection(store, made.dataset_id, made.version_id).preferences())
-    assert sorted(rows) == [Preference("d1 / 1", "g0", "b0"), Preference("d1 / 1", "g1", "b1")]
+    assert sorted(rows) == [PreferenceRow("d1 / 1", "g0", "b0"), PreferenceRow("d1 / 1", "g1", "b1")]
     assert set(preference_data.voted_models(store, made.dataset_id)) == {"base", _TUNED}
 
 
