@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 RUN_READY := $(VENV)/.ready-run
 DEV_READY := $(VENV)/.ready-dev
 BENCH_READY := $(VENV)/.ready-bench
-BENCHES ?= train serve export storyteller samples tour generate answers quality pages responsive stream soak team guests move conformance
+BENCHES ?= train train_gpu dpo serve export storyteller samples tour generate answers quality pages responsive stream soak team guests move conformance
 BENCH_FLAGS ?=
 
 .DEFAULT_GOAL := help

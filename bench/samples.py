@@ -116,16 +116,16 @@ class Untrained:
         import torch
 
         from core.engine.training.trainer.head import cross_entropy
-        from core.engine.training.trainer.objective import batch_tensors
+        from core.engine.training.trainer.packing import batch_tensors
 
         found = []
         for example in asyncio.run(self._encode(stories)):
-            ids, places, labels, _ = batch_tensors([example])
+            batch = batch_tensors([[example]])
             with torch.no_grad():
-                hidden = self.model.hidden(ids).flatten(0, 1)[places]
+                hidden = self.model.hidden(batch.ids).flatten(0, 1)[batch.predicting]
             tile = self.model.device.head_tile
             cap = self.model.logit_cap
-            loss = cross_entropy(hidden, self.model.head, labels, tile=tile, gradient=False, cap=cap).loss
+            loss = cross_entropy(hidden, self.model.head, batch.labels, tile=tile, gradient=False, cap=cap).loss
             found.append((float(loss.sum()), len(loss)))
         return found
 

@@ -5,7 +5,8 @@ process.
 
 Each round has four interleaved runs: ours and TRL in float32, ours with defaults (`auto`) and TRL with defaults
 (bfloat16 autocast, gradient checkpointing). The ratios compare ours with defaults to the *faster* of TRL's two; the
-loss gap compares the curves of our trainer with defaults and of TRL in float32. Needs requirements-bench.txt.
+loss gap compares the curves of our trainer with defaults and of TRL in float32. `packing_speedup` compares our trainer
+with and without packing on rows of 8 to 96 tokens, 16 to a step, interleaved. Needs requirements-bench.txt.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench import _smoke
+from bench import _peft_model, _smoke
 from core import packaged_models
 
 ROOT = Path(__file__).resolve().parents[1]
 
 RUNS = ("ours-auto", "trl-default", "ours-float32", "trl-float32")
+PACKING_RUNS = ("packed", "padded")
+N_SHORT, SHORT_BATCH, SHORT_TOKENS, SHORT_LABELS = 64, 16, (8, 96), 4
 N_STORIES, BATCH, EPOCHS, SEED, RATE, RANK, ALPHA = 32, 4, 1, 0, 1e-3, 16, 32.0
 
 
@@ -52,16 +55,22 @@ def main() -> None:
     )
     if options.one:
         run, folder, out = options.one
-        result = _ours(Path(folder), run) if run.startswith("ours") else _trl(Path(folder), run)
+        result = _one(run, Path(folder))
         Path(out).write_text(json.dumps(result))
         return
     with tempfile.TemporaryDirectory() as folder:
         _prepare(Path(folder), options.stories, options.count)
-        results: dict[str, list[dict[str, Any]]] = {run: [] for run in RUNS}
+        results: dict[str, list[dict[str, Any]]] = {run: [] for run in (*RUNS, *PACKING_RUNS)}
         for _ in range(options.rounds):
-            for run in RUNS:
+            for run in results:
                 results[run].append(_in_own_process(run, Path(folder)))
     _report(results)
+
+
+def _one(run: str, folder: Path) -> dict[str, Any]:
+    if run in PACKING_RUNS:
+        return _short_rows(folder, packs=run == "packed")
+    return _ours(folder, run) if run.startswith("ours") else _trl(folder, run)
 
 
 def _prepare(folder: Path, stories: Path, count: int) -> None:
@@ -81,24 +90,25 @@ def _prepare(folder: Path, stories: Path, count: int) -> None:
         )
         for r in rows
     ]
-    encoded = asyncio.run(_encode(BaseModel(packaged_models.BASE, gguf, gguf_file.model_card(gguf)), examples))
+    encoded = asyncio.run(encode(BaseModel(packaged_models.BASE, gguf, gguf_file.model_card(gguf)), examples))
     order = torch.randperm(len(encoded), generator=torch.Generator().manual_seed(SEED * 1_000_003)).tolist()
     tokens.save(folder / "train.npz", encoded)
     tokens.save(folder / "ordered.npz", [encoded[index] for index in order])
 
 
-async def _encode(base: Any, examples: list[Any]) -> list[Any]:
+async def encode(base: Any, examples: list[Any]) -> list[Any]:
+    """Tokenise examples with the base's own tokenizer."""
     from core.engine.formats import tokens
     from core.engine.serving.llama import Pool
 
     pool = Pool(os.cpu_count() or 1)
 
-    def encode() -> list[Any]:
+    def encoded() -> list[Any]:
         with pool.tokenizer(base) as tokenize:
             return [tokens.encode(example, tokenize, base.card.bos, base.card.eos) for example in examples]
 
     try:
-        return await asyncio.to_thread(encode)
+        return await asyncio.to_thread(encoded)
     finally:
         await pool.close()
 
@@ -134,40 +144,52 @@ def _ours(folder: Path, run: str) -> dict[str, Any]:
     return _result(train, seconds, losses)
 
 
+def _short_rows(folder: Path, *, packs: bool) -> dict[str, Any]:
+    """Random rows whose last tokens are trained, as labels are; most are short, a few are long."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from core.engine.formats.tokens import Encoded
+    from core.engine.training.trainer import device, model
+    from core.engine.training.trainer.objective import Supervised
+
+    random = np.random.default_rng(SEED)
+    low, high = SHORT_TOKENS
+    lengths = np.clip(random.lognormal(np.log(3 * low), 0.6, N_SHORT).astype(int), low, high).tolist()
+    rows = [
+        Encoded(
+            tuple(random.integers(1000, 200_000, length).tolist()),
+            (False,) * (length - SHORT_LABELS) + (True,) * SHORT_LABELS,
+        )
+        for length in lengths
+    ]
+    tunable = replace(model.load(folder / "weights", device.choose("auto", 0, print), RANK, ALPHA), packs=packs)
+    tunable.initialise(SEED)
+    objective, losses = Supervised(tunable), []
+    started = time.perf_counter()
+    for at in range(-SHORT_BATCH, N_SHORT, SHORT_BATCH):
+        if at == 0:  # the first pass reads the weights from disk
+            started, losses = time.perf_counter(), []
+        tally = objective.tally()
+        objective.run_pass(rows[max(at, 0) : max(at, 0) + SHORT_BATCH], tally, lambda: False, learn=True)
+        losses.append(tally.score().loss)
+    return _result(rows, time.perf_counter() - started, losses)
+
+
 def _trl(folder: Path, run: str) -> dict[str, Any]:
     import torch
     from datasets import Dataset
-    from peft import LoraConfig, get_peft_model
-    from safetensors.torch import load_file
-    from tokenizers import Tokenizer, models
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+    from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
     from core.engine.formats import tokens
-    from core.engine.formats.gguf_file import LINEAR_MODULES
 
-    torch.set_num_threads(os.cpu_count() or 1)
-    config = AutoConfig.for_model(**json.loads((folder / "weights/config.json").read_text()))
-    base = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
-    base.load_state_dict(
-        {k: v.float() for k, v in load_file(folder / "weights/weights.safetensors").items()}, strict=False
-    )
-    base.tie_weights()
-    targets = [name.rsplit(".")[-1] for name in LINEAR_MODULES]
-    tuned = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets, task_type="CAUSAL_LM"))
-    generator = torch.Generator().manual_seed(SEED)
-    with torch.no_grad():  # the same start as our trainer's: A generated layer by layer, B zero
-        for layer in base.model.layers:
-            for module in LINEAR_MODULES:
-                a = layer.get_submodule(module).lora_A["default"].weight
-                bound = a.shape[1] ** -0.5
-                a.uniform_(-bound, bound, generator=generator)
+    tuned, words = _peft_model.load(folder / "weights", SEED, RANK, ALPHA)
     train = tokens.load(folder / "ordered.npz")
     rows = Dataset.from_list(
         [{"input_ids": list(e.tokens), "completion_mask": [int(t) for t in e.trained]} for e in train]
     )
-    words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1}, "<pad>")))
-    words.pad_token, words.eos_token = "<pad>", "<eos>"
     plain = run == "trl-float32"
     settings = SFTConfig(
         output_dir=str(folder / "trl"), per_device_train_batch_size=BATCH, num_train_epochs=EPOCHS, learning_rate=RATE,
@@ -203,7 +225,7 @@ def _report(results: dict[str, list[dict[str, Any]]]) -> None:
         return float(statistics.median(result[figure] for result in results[run]))
 
     print(f"\n{'':14}  tokens/s   peak GB   first loss   last loss")
-    for run in RUNS:
+    for run in (*RUNS, *PACKING_RUNS):
         losses = results[run][0]["losses"]
         speed, memory = median(run, "tokens_per_s"), median(run, "peak_gb")
         print(f"{run:14} {speed:9.1f} {memory:9.2f} {losses[0]:12.4f} {losses[-1]:11.4f}")
@@ -218,6 +240,7 @@ def _report(results: dict[str, list[dict[str, Any]]]) -> None:
                 "float32_tokens_per_s_vs_trl_float32": round(
                     median("ours-float32", "tokens_per_s") / median("trl-float32", "tokens_per_s"), 3
                 ),
+                "packing_speedup": round(median("packed", "tokens_per_s") / median("padded", "tokens_per_s"), 2),
                 "rival": rival,
             }
         )

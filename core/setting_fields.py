@@ -174,6 +174,7 @@ Origins = Annotated[str, AfterValidator(_origins)]
 MailServer = Annotated[SecretStr, AfterValidator(_mail_server)]
 Mode = Annotated[Literal["local", "team"], BeforeValidator(_lower)]
 Priority = Annotated[job_rules.TrainerPriority, BeforeValidator(_lower)]
+Device = Annotated[job_rules.TrainingDevice, BeforeValidator(_lower)]
 Port = Annotated[int, _whole_number(1, 65_535)]
 Switch = Annotated[bool, BeforeValidator(_lower)]
 Webhook = Annotated[SecretStr, AfterValidator(_webhook)]
@@ -213,6 +214,9 @@ class SettingFields(BaseSettings):
     engine_context: Context = _setting(job_rules.CONTEXT_SETTING, "number", job_rules.CONTEXT)
     trainer_priority: Priority = _setting(
         job_rules.TRAINER_PRIORITY_SETTING, "`idle` or `normal`", job_rules.TRAINER_PRIORITY
+    )
+    training_device: Device = _setting(
+        job_rules.TRAINING_DEVICE_SETTING, "`auto`, `cpu`, `cuda` or `mps`", job_rules.TRAINING_DEVICE
     )
 
     guest_port: Port | None = _setting("FABULA_GUEST_PORT", "port")

@@ -157,6 +157,7 @@ def _serve(
         weights.available(home, env)
         job_rules.context_limit(env)
         job_rules.trainer_priority(env)
+        job_rules.training_device(env)
         files.sends_base64(env)
         any_page = cors_origins.ANY in cors_origins.read(env)
     except ValueError as exc:

@@ -38,6 +38,12 @@ TrainerPriority = Literal["idle", "normal"]
 TRAINER_PRIORITY: Final[TrainerPriority] = "idle"
 TRAINER_PRIORITY_SETTING: Final = "FABULA_TRAINER_PRIORITY"
 """Environment variable: `idle`: training only uses CPU time that no other program needs; `normal`: it competes."""
+TrainingDevice = Literal["auto", "cpu", "cuda", "mps"]
+TRAINING_DEVICE: Final[TrainingDevice] = "auto"
+TRAINING_DEVICE_SETTING: Final = "FABULA_ENGINE_DEVICE"
+"""Environment variable: what jobs are computed on; `auto` takes an NVIDIA GPU (`cuda`) or Apple's (`mps`) if PyTorch
+can use one, otherwise the CPU.
+"""
 PARALLEL: Final = 4
 """Requests that one model decodes together; more would compete for the same two cores and only use more memory."""
 
@@ -73,6 +79,18 @@ def trainer_priority(environ: Mapping[str, str]) -> TrainerPriority:
     if raw not in get_args(TrainerPriority):
         raise ValueError(f"{TRAINER_PRIORITY_SETTING}: {raw!r} is neither 'idle' nor 'normal'")
     return cast("TrainerPriority", raw)
+
+
+def training_device(environ: Mapping[str, str]) -> TrainingDevice:
+    """What jobs are computed on.
+
+    Raises:
+        ValueError: FABULA_ENGINE_DEVICE is not one of `auto`, `cpu`, `cuda` and `mps`.
+    """
+    raw = environ.get(TRAINING_DEVICE_SETTING, "").strip().lower() or TRAINING_DEVICE
+    if raw not in get_args(TrainingDevice):
+        raise ValueError(f"{TRAINING_DEVICE_SETTING}: {raw!r} is not 'auto', 'cpu', 'cuda' or 'mps'")
+    return cast("TrainingDevice", raw)
 
 
 def is_suffix(text: str) -> bool:

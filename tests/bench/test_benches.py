@@ -14,7 +14,7 @@ import pytest
 
 _ROOT = Path(__file__).parents[2]
 _BENCHES = sorted(path.stem for path in (_ROOT / "bench").glob("[!_]*.py"))
-_NEEDS_THE_ENGINE = {"train", "serve", "storyteller", "samples", "tour", "conformance", "move"}
+_NEEDS_THE_ENGINE = {"train", "train_gpu", "dpo", "serve", "storyteller", "samples", "tour", "conformance", "move"}
 _DEADLINE_S = 300  # two busy cores
 
 

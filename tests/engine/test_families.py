@@ -15,7 +15,7 @@ from core.engine.chat_messages import ChatMessage  # noqa: E402
 from core.engine.formats import folder_converter, gguf_file, hf_folder, tokens  # noqa: E402
 from core.engine.formats.tokens import SegmentedExample  # noqa: E402
 from core.engine.serving import chat  # noqa: E402
-from core.engine.training.trainer import device, model  # noqa: E402
+from core.engine.training.trainer import device, model, packing  # noqa: E402
 from tests.support.tiny_folders import CONTEXT, FAMILIES  # noqa: E402
 
 _LENGTH = 200  # tokens: longer than Gemma's window and Llama 3's original context
@@ -88,6 +88,26 @@ def test_trainer_transformers_and_llama_cpp_have_the_same_probabilities(
     again = model.load(folder, device.cpu(), 4, 8.0)
     again.load(gguf_file.read_adapter(tmp_path / "adapter.gguf"))
     assert np.abs(_trainer(again, text) - adapted).max() < _ADAPTED_NEAR
+
+
+def test_texts_that_share_a_row_are_computed_as_if_they_were_alone(family: tuple[str, Path]) -> None:
+    name, folder = family
+    tunable = model.load(folder, device.cpu(), 4, 8.0)
+    tunable.initialise(0)
+    first, words, random = len(FAMILIES[name].special) + 10, tunable.head.shape[0], np.random.default_rng(2)
+    texts = [
+        tokens.Encoded(tuple(random.integers(first, words, length).tolist()), (False, *[True] * (length - 1)))
+        for length in (9, 90, 20, 31)
+    ]
+    assert tunable.packs
+    batch = packing.batch_tensors([texts[:3], texts[3:]])
+    assert batch.places is not None
+    with torch.no_grad():
+        packed = tunable.hidden(batch.ids, batch.places).flatten(0, 1)[batch.predicting]
+        alone = torch.cat([tunable.hidden(torch.tensor([text.tokens]))[0, :-1] for text in texts])
+    assert batch.owners.tolist() == [number for number, text in enumerate(texts) for _ in text.tokens[1:]]
+    assert batch.labels.tolist() == [token for text in texts for token in text.tokens[1:]]
+    assert torch.allclose(packed, alone, atol=1e-3, rtol=1e-3)
 
 
 def _train(tunable: model.TunableModel, text: list[int]) -> None:

@@ -48,8 +48,13 @@ def serving_bytes(file_bytes: int, shape: Shape) -> int:
 
 def training_bytes(shape: Shape) -> int:
     """Memory needed for training with bfloat16 matrices; without fast bfloat16, the weights take twice as much."""
-    activations = _MICRO_BATCH_TOKENS * shape.layers * shape.width * _ACTIVATION_BYTES
+    activations = activation_bytes(shape.layers, shape.width, _MICRO_BATCH_TOKENS)
     return shape.parameters * _WEIGHT_BYTES + activations + _TRAINER_BYTES
+
+
+def activation_bytes(layers: int, width: int, tokens: int) -> int:
+    """Memory for what a training pass over `tokens` tokens keeps for its backward pass."""
+    return tokens * layers * width * _ACTIVATION_BYTES
 
 
 def memory_bytes() -> int:

@@ -16,10 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.engine import training_options
-from core.engine.formats import gguf_file, tokens, weights
+from core.engine.formats import gguf_file, hf_folder, tokens, weights
 from core.engine.formats.base_config import UntrainableModel
+from core.engine.job_rules import TRAINING_DEVICE_SETTING, training_device
 from core.engine.training.job_folder import JobSpec, Journal
-from core.engine.training.trainer import device, model, resume
+from core.engine.training.trainer import device, memory, model, resume
 from core.engine.training.trainer.loop import Loop, LossDiverged
 from core.message import msg, sentences, to_json, with_cause
 
@@ -50,14 +51,16 @@ def _train(spec: JobSpec, journal: Journal, stop_requested: _StopRequest) -> Non
     journal.rewind(position.step)
     folder = spec.base_folder or weights.convert(spec.base_gguf, spec.weights_dir, journal.event)
     dtype = spec.dtype if position.dtype == "auto" else position.dtype  # an interrupted job keeps its dtype
-    chosen = device.choose(dtype, spec.threads, journal.event)
+    chosen = device.choose(dtype, spec.threads, journal.event, training_device(os.environ))
     position = replace(position, dtype=chosen.dtype_name)
-    tunable = model.load(folder, chosen, spec.lora_rank, spec.lora_alpha)
+    tunable = _load(folder, chosen, spec, journal)
     tunable.initialise(spec.seed)
     if spec.start_adapter:
         tunable.load(gguf_file.read_adapter(spec.start_adapter))
     train = tokens.load(spec.train)
     loop = Loop(spec, journal, tunable, train, tokens.load(spec.valid) if spec.valid else [])
+    if memory.plan_activations(tunable, train, loop.objective.texts_per_example):
+        journal.event(msg("Memory is short: activations are computed twice instead of being kept. Training is slower."))
     if position.step:
         resume.load(journal.folder, position.step, loop.parameters, loop.optimizer)
         journal.event(
@@ -96,6 +99,14 @@ def _train(spec: JobSpec, journal: Journal, stop_requested: _StopRequest) -> Non
     journal.state("succeeded", now=True, **loop.figures(position))
 
 
+def _load(folder: Path, chosen: device.Device, spec: JobSpec, journal: Journal) -> model.TunableModel:
+    """The base model on the device, in fewer bits if it does not fit otherwise."""
+    bits = memory.frozen_bits(hf_folder.read_tensors(folder), chosen)
+    if bits < 16:
+        journal.event(msg("Memory is short: the base model's weights are kept in {bits} bits.", bits=bits))
+    return model.load(folder, chosen, spec.lora_rank, spec.lora_alpha, bits)
+
+
 def _describe(exc: Exception) -> tuple[str, str]:
     """What happened and what to do next, for the user."""
     if isinstance(exc, OSError) and exc.errno == errno.ENOSPC:
@@ -110,6 +121,13 @@ def _describe(exc: Exception) -> tuple[str, str]:
         return with_cause(msg("Training diverged: {reason}.", reason=exc), "diverged"), msg(
             "Use a smaller learning_rate_multiplier."
         )
+    if isinstance(exc, device.DeviceMissing):
+        return with_cause(exc.reason, "setup"), msg(
+            "Install PyTorch for this device, or set {setting} to cpu. Then restart the engine and resume the job.",
+            setting=TRAINING_DEVICE_SETTING,
+        )
+    if isinstance(exc, memory.DoesNotFit):
+        return with_cause(exc.reason, "out_of_memory"), exc.next_step
     if device.is_out_of_memory(exc):
         return with_cause(msg("Out of memory."), "out_of_memory"), msg("Use a smaller batch_size or shorter examples.")
     return msg("Training stopped: {error}.", error=exc), msg("The engine's log has the details.")

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from core.engine.formats.tokens import Encoded
 from core.engine.training.trainer.model import TunableModel
-from core.engine.training.trainer.objective import BatchScore, TrainingStopped, micro_batches, predictions
+from core.engine.training.trainer.objective import BatchScore, TrainingStopped, predictions
+from core.engine.training.trainer.packing import Row
 
 
 @dataclass(slots=True)
@@ -59,13 +60,12 @@ class DirectPreference:
     def run_pass(self, texts: Sequence[Encoded], tally: PairTally, stop: Callable[[], bool], *, learn: bool) -> None:
         """See `objective.Objective`. `texts` are pairs: a preferred answer, then the rejected one."""
         pairs = list(zip(texts[::2], texts[1::2], strict=True))
-        for group in micro_batches(pairs, self._model.device.batch_tokens):
+        for rows in self._model.micro_batches(pairs):
             if stop():
                 raise TrainingStopped
-            flat = [text for pair in group for text in pair]
-            reference = self._reference_of(flat)
-            hidden, result, owners = predictions(self._model, flat, learn=learn)
-            rewards = self._beta * (_log_probabilities(result.loss, owners, len(flat)) - reference)
+            reference = self._reference_of(rows)
+            hidden, result, owners = predictions(self._model, rows, learn=learn)
+            rewards = self._beta * (_log_probabilities(result.loss, owners, len(reference)) - reference)
             margins = rewards[::2] - rewards[1::2]
             if learn:
                 # d loss / d log p of the preferred answer, and minus that of the rejected one; log p = -Σ loss
@@ -76,13 +76,13 @@ class DirectPreference:
             tally.preferred += int((margins > 0).sum())
         tally.pairs += len(pairs)
 
-    def _reference_of(self, texts: Sequence[Encoded]) -> Tensor:
+    def _reference_of(self, rows: Sequence[Row]) -> Tensor:
         """Log-probabilities under the reference, [texts]."""
-        keys = [_key(text) for text in texts]
+        keys = [_key(text) for row in rows for text in row]
         if not all(key in self._reference for key in keys):
             with self._first_state():
-                _, result, owners = predictions(self._model, texts, learn=False)
-            found = _log_probabilities(result.loss, owners, len(texts))
+                _, result, owners = predictions(self._model, rows, learn=False)
+            found = _log_probabilities(result.loss, owners, len(keys))
             self._reference |= zip(keys, found.tolist(), strict=True)
         return torch.tensor([self._reference[key] for key in keys], device=self._model.device.place)
 

@@ -47,7 +47,9 @@ class Loop:
             for name, layer in model.lora.items()
             for matrix in ("lora_a", "lora_b")
         }
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=spec.learning_rate, weight_decay=0.0, fused=not model.device.is_cpu
+        )
         self._recent: list[tuple[int, float]] = []  # (tokens, seconds) of the most recent timed steps, for estimates
         self._order: tuple[int, Tensor] | None = None  # (epoch, order of its examples)
         self._saved: int | None = None  # the last step saved to disk

@@ -7,8 +7,9 @@ Low-rank adaptation of frozen linear layers: W x + (alpha / rank) · B (A x). Hu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from core.engine.formats import folder_converter, gguf_keys, hf_folder
 from core.engine.formats.base_config import UntrainableModel
@@ -23,11 +25,14 @@ from core.engine.formats.gguf_file import Adapter
 from core.engine.formats.hf_folder import StoredTensor
 from core.engine.formats.unusable_model import UnusableModel
 from core.engine.training.trainer.device import Device
+from core.engine.training.trainer.frozen import Bits, FrozenMatrix, expanded, frozen
 from core.engine.training.trainer.head import capped
+from core.engine.training.trainer.packing import Example, Row, micro_batches
 from core.message import msg
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _LAYER_EMBEDDING = "model.embed_tokens_per_layer.weight"
+_ATTENTION = frozenset({"full_attention", "sliding_attention"})
 # Model settings that are not implemented here, with their neutral values.
 _NEUTRAL_SETTINGS: Mapping[str, tuple[object, ...]] = {
     "attn_logit_softcapping": (None, 0, 0.0),
@@ -37,11 +42,11 @@ _NEUTRAL_SETTINGS: Mapping[str, tuple[object, ...]] = {
 
 
 class LoraLinear(nn.Module):
-    """A frozen matrix (float32 or bfloat16) with a trainable low-rank update (float32)."""
+    """A frozen matrix (float32, bfloat16, or quantised) with a trainable low-rank update (float32)."""
 
-    def __init__(self, base: nn.Linear, weight: Tensor, rank: int, alpha: float) -> None:
+    def __init__(self, base: nn.Linear, weight: FrozenMatrix, rank: int, alpha: float) -> None:
         super().__init__()
-        self.weight = weight  # a plain tensor: neither trained nor in the state dict
+        self.weight = weight  # no parameter: neither trained nor in the state dict
         self.bias = None if base.bias is None else base.bias.detach()
         self.scale = alpha / rank
         self.lora_a = nn.Parameter(torch.empty(rank, base.in_features, device=weight.device))
@@ -66,23 +71,24 @@ class _FrozenPlusLowRank(torch.autograd.Function):
     """The forward and backward pass as one autograd node instead of five, without a gradient for the frozen matrix."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: FrozenMatrix, a: Tensor, b: Tensor, scale: float) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         down = flat @ a.T
-        out = (flat.to(weight.dtype) @ weight.T).float()
+        out = (flat.to(weight.dtype) @ expanded(weight).T).float()
         out.addmm_(down, b.T, alpha=scale)
-        ctx.save_for_backward(flat, down, weight, a, b)
-        ctx.scale = scale
+        ctx.save_for_backward(flat, down, a, b)
+        ctx.weight, ctx.scale = weight, scale  # the weight is never changed in place
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        flat, down, weight, a, b = ctx.saved_tensors
+        flat, down, a, b = ctx.saved_tensors
+        weight: FrozenMatrix = ctx.weight
         grad = grads[0].reshape(-1, grads[0].shape[-1])
         up = (grad @ b) * ctx.scale
         grad_a = up.T @ flat
         grad_b = (grad.T @ down) * ctx.scale
-        grad_x = (grad.to(weight.dtype) @ weight).float()
+        grad_x = (grad.to(weight.dtype) @ expanded(weight)).float()
         grad_x.addmm_(up, a)
         return grad_x.view(*grads[0].shape[:-1], -1), None, grad_a, grad_b, None
 
@@ -130,6 +136,7 @@ class TunableModel:
         device: the device of all its tensors.
         layer_embedding: the second embedding, for families that have one.
         logit_cap: see `core.engine.training.trainer.head.cross_entropy`.
+        packs: whether a row may have several texts: every layer reads other tokens only through its attention mask.
     """
 
     body: nn.Module
@@ -142,14 +149,46 @@ class TunableModel:
     device: Device
     layer_embedding: LayerEmbedding | None = None
     logit_cap: float | None = None
+    packs: bool = True
 
-    def hidden(self, ids: Tensor) -> Tensor:
-        """Final hidden states [batch, length, width] of right-padded `ids` [batch, length]. Padding
-        follows the tokens, so the causal mask is sufficient."""
+    def micro_batches(self, examples: Sequence[Example]) -> list[list[Row]]:
+        """Divide examples into micro-batches that suit the device."""
+        device = self.device
+        return micro_batches(examples, batch_tokens=device.batch_tokens, row_tokens=device.row_tokens, packs=self.packs)
+
+    def hidden(self, ids: Tensor, places: Tensor | None = None) -> Tensor:
+        """Final hidden states [rows, length, width] of right-padded `ids` [rows, length]. Padding follows the tokens,
+        so the causal mask is sufficient.
+
+        Args:
+            places: positions, [rows, length], which begin again where the next text of a row begins; only if `packs`.
+        """
         embedded = nn.functional.embedding(ids, self.embedding).float() * self.embedding_scale
         more = {} if self.layer_embedding is None else {"per_layer_inputs": self.layer_embedding.of(ids)}
-        out: Tensor = self.body(inputs_embeds=embedded, use_cache=False, **more).last_hidden_state
+        out: Tensor = self.body(inputs_embeds=embedded, position_ids=places, use_cache=False, **more).last_hidden_state
         return out
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder layers."""
+        return len(self._layers())
+
+    @property
+    def width(self) -> int:
+        """Width of the hidden states."""
+        return int(self.embedding.shape[1])
+
+    def checkpoint_activations(self) -> None:
+        """Compute each layer's activations again in the backward pass instead of keeping them: about a third more time,
+        and memory for one layer instead of all.
+        """
+        for layer in self._layers():
+            layer.forward = partial(  # not transformers' own way, which needs training mode
+                checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False
+            )
+
+    def _layers(self) -> list[nn.Module]:
+        return list(self.body.get_submodule("layers").children())
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., vocabulary] for hidden states, as float32. Use it only for a few positions; training uses
@@ -200,8 +239,9 @@ class TunableModel:
                 layer.lora_b.copy_(torch.from_numpy(b))
 
 
-def load(folder: Path, device: Device, rank: int, alpha: float) -> TunableModel:
-    """Build the model on `device` from a Hugging Face folder, or one created by `core.engine.formats.weights.convert`.
+def load(folder: Path, device: Device, rank: int, alpha: float, bits: Bits = 16) -> TunableModel:
+    """Build the model on `device` from a Hugging Face folder, or one created by `core.engine.formats.weights.convert`,
+    with `bits` per number of its frozen layers.
 
     Tensors are read one after another: so that no more than the model and one block of 64 MB are in memory.
 
@@ -224,7 +264,7 @@ def load(folder: Path, device: Device, rank: int, alpha: float) -> TunableModel:
     layer_embedding = _take_layer_embedding(body, reader)
     # recreated on the device, because its tables are computed rather than loaded
     body.rotary_emb = type(body.rotary_emb)(config=config).to(device.place)
-    lora, matrices = _insert_lora(body, reader, config, architecture, rank, alpha)
+    lora, matrices = _insert_lora(body, reader, config, architecture, rank, alpha, bits)
     others = {name.removeprefix("model."): reader.take(name, torch.float32) for name in reader.remaining("model.")}
     body.load_state_dict(others, strict=False, assign=True)
     parts = [*body.named_parameters(), *body.named_buffers()]
@@ -234,7 +274,10 @@ def load(folder: Path, device: Device, rank: int, alpha: float) -> TunableModel:
     for parameter in body.parameters():
         parameter.requires_grad_(id(parameter) in trainable)
     cap = getattr(config, "final_logit_softcapping", None) or None
-    return TunableModel(body.eval(), embedding, scale, head, lora, matrices, architecture, device, layer_embedding, cap)
+    packs = set(getattr(config, "layer_types", None) or ()) <= _ATTENTION
+    return TunableModel(
+        body.eval(), embedding, scale, head, lora, matrices, architecture, device, layer_embedding, cap, packs
+    )
 
 
 def _empty_body(config: Any, stored: Mapping[str, StoredTensor]) -> Any:
@@ -295,7 +338,7 @@ def _take_layer_embedding(body: nn.Module, reader: _Reader) -> LayerEmbedding | 
 
 
 def _insert_lora(
-    body: nn.Module, reader: _Reader, config: Any, architecture: str, rank: int, alpha: float
+    body: nn.Module, reader: _Reader, config: Any, architecture: str, rank: int, alpha: float, bits: Bits
 ) -> tuple[dict[str, LoraLinear], dict[str, GgufMatrix]]:
     """Replace every linear layer that llama.cpp can adapt with a LoRA layer, and read its matrix."""
     layers: dict[str, LoraLinear] = {}
@@ -309,7 +352,8 @@ def _insert_lora(
                 continue
             bias = reader.take(f"{name}.bias", torch.float32) if f"{name}.bias" in reader else None
             base.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-            layer = LoraLinear(base, reader.take(f"{name}.weight", reader.device.dtype), rank, alpha)
+            weight = frozen(reader.take(f"{name}.weight", reader.device.dtype), bits)
+            layer = LoraLinear(base, weight, rank, alpha)
             parent, _, leaf = module.rpartition(".")
             setattr(block.get_submodule(parent), leaf, layer)
             layers[name] = layer

@@ -6,7 +6,7 @@ The loop handles steps, learning rate, optimizer, checkpoints and stopping, in t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from core.engine.formats.tokens import Encoded
-from core.engine.training.trainer.head import HeadResult, cross_entropy
+from core.engine.training.trainer import gpu_head, head
+from core.engine.training.trainer.head import HeadResult
 from core.engine.training.trainer.model import TunableModel
+from core.engine.training.trainer.packing import Row, batch_tensors
 
 
 class TrainingStopped(Exception):
@@ -103,71 +105,32 @@ class Supervised:
     def run_pass(self, texts: Sequence[Encoded], tally: TokenTally, stop: Callable[[], bool], *, learn: bool) -> None:
         """See `Objective`. The mean is over the trained tokens of all `texts`."""
         n_labels = sum(sum(text.trained[1:]) for text in texts)
-        for group in micro_batches([(text,) for text in texts], self._model.device.batch_tokens):
+        for rows in self._model.micro_batches([(text,) for text in texts]):
             if stop():
                 raise TrainingStopped
-            hidden, result, owners = predictions(self._model, [text for (text,) in group], learn=learn)
+            hidden, result, owners = predictions(self._model, rows, learn=learn)
             if learn:
                 hidden.backward(result.gradient / n_labels)
             tally.loss += float(result.loss.sum())
             tally.correct_tokens += int(result.correct.sum())
-            tally.correct_examples += len(group) - len(set(owners[~result.correct].tolist()))
+            tally.correct_examples += sum(map(len, rows)) - len(set(owners[~result.correct].tolist()))
         tally.labels += n_labels
         tally.examples += len(texts)
 
 
-def predictions(model: TunableModel, group: Sequence[Encoded], *, learn: bool) -> tuple[Tensor, HeadResult, Tensor]:
+def predictions(model: TunableModel, rows: Sequence[Row], *, learn: bool) -> tuple[Tensor, HeadResult, Tensor]:
     """What the model predicts at the trained tokens of a micro-batch.
 
     Returns:
         hidden: the hidden states, [labels, width]; with `learn`, `hidden.backward` reaches the parameters.
         result: losses, and with `learn` their gradient.
-        owners: the index in `group` of each label's text, [labels].
+        owners: the index of each label's text, counted over all rows, [labels].
     """
-    ids, positions, labels, owners = (tensor.to(model.device.place) for tensor in batch_tensors(group))
+    batch = batch_tensors(rows).to(model.device.place)
     with torch.set_grad_enabled(learn):
-        hidden = model.hidden(ids).flatten(0, 1)[positions]
+        hidden = model.hidden(batch.ids, batch.places).flatten(0, 1)[batch.predicting]
+    cross_entropy = head.cross_entropy if model.device.is_cpu else gpu_head.cross_entropy
     result = cross_entropy(
-        hidden.detach(), model.head, labels, tile=model.device.head_tile, gradient=learn, cap=model.logit_cap
+        hidden.detach(), model.head, batch.labels, tile=model.device.head_tile, gradient=learn, cap=model.logit_cap
     )
-    return hidden, result, owners
-
-
-def micro_batches(examples: Sequence[tuple[Encoded, ...]], max_tokens: int) -> Iterator[list[tuple[Encoded, ...]]]:
-    """Group examples of similar length, with at most `max_tokens` tokens per group, including padding; an example's
-    texts stay together.
-    """
-    group: list[tuple[Encoded, ...]] = []
-    for example in sorted(examples, key=_longest):
-        if group and _longest(example) * len(example) * (len(group) + 1) > max_tokens:
-            yield group
-            group = []
-        group.append(example)
-    if group:
-        yield group
-
-
-def _longest(example: tuple[Encoded, ...]) -> int:
-    return max(len(text.tokens) for text in example)
-
-
-def batch_tensors(group: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Tensors for a group of n examples.
-
-    Returns:
-        ids: right-padded token ids, [n, longest].
-        positions: flat positions that predict a trained token, [labels].
-        labels: the predicted tokens, [labels].
-        owners: the index of each label's example, [labels].
-    """
-    longest = max(len(example.tokens) for example in group)
-    ids = torch.zeros(len(group), longest, dtype=torch.int64)
-    positions, labels, owners = [], [], []
-    for row, example in enumerate(group):
-        ids[row, : len(example.tokens)] = torch.tensor(example.tokens)
-        for index in range(1, len(example.tokens)):
-            if example.trained[index]:
-                positions.append(row * longest + index - 1)
-                labels.append(example.tokens[index])
-                owners.append(row)
-    return ids, torch.tensor(positions), torch.tensor(labels), torch.tensor(owners)
+    return hidden, result, batch.owners

@@ -72,4 +72,5 @@ def load(folder: Path, step: int, parameters: dict[str, nn.Parameter], optimizer
                     moment: file.get_tensor(f"{name}.{moment}").to(parameter.device)
                     for moment in ("exp_avg", "exp_avg_sq")
                 }
-                optimizer.state[parameter] = {"step": torch.tensor(float(step)), **moments}
+                steps = torch.tensor(float(step), device=parameter.device if optimizer.defaults["fused"] else "cpu")
+                optimizer.state[parameter] = {"step": steps, **moments}
