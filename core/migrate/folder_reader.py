@@ -103,14 +103,14 @@ def save_upload(settings: Settings, files: Sequence[tuple[str, BytesIO]]) -> Pat
     Raises:
         StorageFull: they can't be stored.
     """
-    digest = hashlib.sha256()
-    for name, file in sorted(files, key=lambda one: one[0]):
-        digest.update(f"{name}\0{hashlib.file_digest(_from_start(file), 'sha256').hexdigest()}\n".encode())
+    named = {(name, hashlib.file_digest(_from_start(file), "sha256").hexdigest()): file for name, file in files}
+    digest = hashlib.sha256("".join(f"{name}\0{content}\n" for name, content in sorted(named)).encode())
     folder = folder_of(settings) / "uploads" / digest.hexdigest()[:24]
+    taken = set[str]()
     with storage_errors(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for number, (name, file) in enumerate(files):
-            path = folder / (Path(name).name.lstrip(".") or f"file-{number}")
+        for (name, content), file in sorted(named.items(), key=lambda one: one[0]):
+            path = folder / _free_name(Path(name).name.lstrip(".") or "file", content, taken)
             part = path.with_name(f".{path.name}.part")
             with open(part, "wb", opener=file_permissions.private_opener) as target:
                 _from_start(file)
@@ -118,6 +118,18 @@ def save_upload(settings: Settings, files: Sequence[tuple[str, BytesIO]]) -> Pat
                     target.write(block)
             os.replace(part, path)
     return folder
+
+
+def _free_name(name: str, content: str, taken: set[str]) -> str:
+    """A name for an uploaded file; the second one of the same name gets the start of its hash in front of it.
+
+    Upper and lower case count as the same, as on some disks.
+    """
+    for found in (name, f"{content[:8]} {name}", f"{content} {name}"):
+        if found.casefold() not in taken:
+            break
+    taken.add(found.casefold())
+    return found
 
 
 def _from_start(file: BytesIO) -> BytesIO:

@@ -183,6 +183,27 @@ def test_space_is_checked_before_an_export_begins(
     assert library.records() == []
 
 
+@pytest.mark.parametrize(
+    ("files", "kept"),
+    [
+        ({record.FILE: "{}", "files/model.gguf": "weights"}, True),  # damaged, or written by a later version
+        ({"files/model.gguf": "weights"}, True),
+        ({record.ADAPTER: "a copy"}, False),  # killed before the record was written
+    ],
+)
+def test_files_of_an_export_whose_record_cannot_be_read_are_kept(
+    files: dict[str, str], kept: bool, tmp_path: Path
+) -> None:
+    library = ExportLibrary(tmp_path, {}, 1)
+    folder = library.root / "export-x"
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    library.start()
+    assert all((folder / name).exists() == kept for name in files)
+    assert library.records() == []
+
+
 def test_larger_forms_are_estimated_larger() -> None:
     size = Size(parameters=268_000_000, vocabulary=262_144, adapter_bytes=8_000_000)
     estimates = [size.of(form) for form in ("gguf-adapter", "peft", "gguf-q4_k_m", "gguf-q8_0", "gguf-f16")]

@@ -20,7 +20,7 @@ from core.db.store import Store
 from core.db.tables import TrainingEvent, TrainingJob
 from core.errors import FabulaError, Refused
 from core.finetuning import job_views, results
-from core.migrate import account_views, accounts, mover, tunes, zip_file
+from core.migrate import account_views, accounts, folder_reader, mover, tunes, zip_file
 from core.migrate.account_views import AccountView
 from core.migrate.workspace import Workspace
 from core.providers import Registry
@@ -168,3 +168,13 @@ def test_the_same_upload_is_the_same_account(store: Store) -> None:
     assert not (settings.home / "result.csv").exists()
     with store.reading() as session:
         assert session.scalar(select(func.count()).select_from(TrainingJob)) == 1
+
+
+def test_uploaded_files_of_one_name_are_all_kept(store: Store) -> None:
+    files = [("train.jsonl", training_lines(1, 4)), ("a/Train.jsonl", training_lines(2, 5)), ("train.jsonl", b"{}")]
+    upload = [(name, io.BytesIO(content)) for name, content in [*files, files[0]]]
+    folder = folder_reader.save_upload(Settings.from_env(), upload)
+    assert sorted(path.read_bytes() for path in folder.iterdir()) == sorted(content for _name, content in files)
+    assert all(path.name.endswith("rain.jsonl") for path in folder.iterdir())
+    assert folder_reader.save_upload(Settings.from_env(), upload[::-1]) == folder
+    assert len(list(folder.iterdir())) == 3

@@ -5,6 +5,7 @@ Each export is written by its own process (`make`), one after another and only o
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -23,6 +24,8 @@ from core.engine.recorded_work import RecordedWork
 from core.engine.store import new_id
 from core.message import msg
 
+_log = logging.getLogger(__name__)
+
 
 class ExportLibrary(RecordedWork[ExportRecord]):
     """The exports in one engine's home directory. Each needs memory for a model, so one is written at a time."""
@@ -37,10 +40,15 @@ class ExportLibrary(RecordedWork[ExportRecord]):
         self._is_idle = job_rules.trainer_priority(environ) == "idle"
 
     def start(self) -> None:
-        """Start the exports over that an earlier engine left unfinished, and delete remains."""
+        """Start the exports over that an earlier engine left unfinished, and delete remains.
+
+        A folder whose record can't be read is kept: its files may be a finished export.
+        """
         for folder in self.root.iterdir():
-            if self._read(folder) is None:  # killed before the record was written
-                shutil.rmtree(folder, ignore_errors=True)
+            if not (folder / record.FILE).exists() and not (folder / record.FILES).exists():
+                shutil.rmtree(folder, ignore_errors=True)  # killed before the record was written
+            elif self._read(folder) is None:
+                _log.error("The record of the export in %s can't be read. The folder is kept.", folder)
         super().start()
 
     def file(self, export: ExportRecord, name: str) -> Path | None:
