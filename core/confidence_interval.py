@@ -10,16 +10,20 @@ _Z = 1.959963984540054  # 97.5 % quantile of the normal distribution, for 95 % i
 _BISECTIONS = 60  # more precise than a float needs
 
 
-def wilson(successes: float, n: int) -> tuple[float, float]:
+def wilson(successes: float, n: int, comparisons: int = 1) -> tuple[float, float]:
     """The 95 % Wilson score interval of the proportion `successes / n` (E. B. Wilson, 1927); (0, 1) if `n` is 0.
 
     Unlike the normal approximation, it is also valid for small `n` and for proportions near 0 and 1.
+
+    Args:
+        comparisons: see `paired_difference`.
     """
     if n <= 0:
         return 0.0, 1.0
-    proportion, z2 = successes / n, _Z * _Z
+    z = _z(comparisons)
+    proportion, z2 = successes / n, z * z
     middle = (proportion + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z * sqrt(proportion * (1 - proportion) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    half = z * sqrt(proportion * (1 - proportion) / n + z2 / (4 * n * n)) / (1 + z2 / n)
     # rounding must not exclude the proportion itself
     return min(proportion, max(0.0, middle - half)), max(proportion, min(1.0, middle + half))
 
@@ -40,7 +44,7 @@ def paired_difference(gained: int, lost: int, n: int, comparisons: int = 1) -> t
     """
     if n <= 0 or min(gained, lost) < 0 or gained + lost > n:
         raise ValueError("there must be rows, and no more differing rows than rows")
-    z = _Z if comparisons == 1 else NormalDist().inv_cdf(1 - 0.025 / comparisons)
+    z = _z(comparisons)
 
     def statistic(difference: float) -> float:
         linear = -gained - lost + (2 * n - gained + lost) * difference
@@ -54,6 +58,11 @@ def paired_difference(gained: int, lost: int, n: int, comparisons: int = 1) -> t
     low = _zero_of(lambda difference: statistic(difference) - z, -1.0, value)
     high = _zero_of(lambda difference: statistic(difference) + z, value, 1.0)
     return low, high
+
+
+def _z(comparisons: int) -> float:
+    """How many standard deviations an interval reaches to each side."""
+    return _Z if comparisons == 1 else NormalDist().inv_cdf(1 - 0.025 / comparisons)
 
 
 def _zero_of(falling: Callable[[float], float], low: float, high: float) -> float:

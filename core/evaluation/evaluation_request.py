@@ -7,7 +7,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from itertools import count
 from typing import Any, Literal, TypeVar
 
@@ -16,10 +18,10 @@ from sqlalchemy.orm import Session
 
 from core.actor import Actor, on_behalf_of
 from core.datasets.quality.measure import REFUSED
-from core.db import rescue_files
+from core.db import leases, rescue_files
 from core.db.store import Store
-from core.db.tables import Evaluation, EvaluationAnswer
-from core.errors import BadRequest, FabulaError, ModelNotFound, ProviderError
+from core.db.tables import Evaluation, EvaluationAnswer, Spend, utcnow
+from core.errors import BadRequest, FabulaError, ModelNotFound, ProviderError, StorageFull
 from core.evaluation import evaluations, few_shot, scoring
 from core.evaluation.evaluations import ACTIVE, EvaluationView
 from core.evaluation.holdout import HeldOutExample
@@ -43,17 +45,31 @@ RowResult = Literal["answered", "failed", "unanswered"]
 """`failed`: the provider refused the row; `unanswered`: it was sent `MAX_BILLED_ATTEMPTS` times without an answer."""
 
 
+_LONGEST_REQUEST = timedelta(minutes=11)  # a read times out after 10
+_TAKEOVER_POLL_S = 0.5
+
+
 class EvaluationStopped(Exception):
-    """The worker stops, or a person stopped the evaluation."""
+    """The worker stops, a person stopped the evaluation, or another worker has taken it over."""
 
 
 @dataclass(slots=True)
 class EvaluationContext:
-    """One evaluation that a worker runs."""
+    """One evaluation that a worker runs.
+
+    Only one executor may send its requests: the newest one that began. An earlier one, which was taken for dead, sends
+    nothing more, and its requests in flight are waited for, so that no row is paid twice.
+
+    Attributes:
+        claimant: the id of this executor (see `core.db.leases`).
+        superseded: set once another executor has taken over.
+    """
 
     store: Store
     id: str
     stopping: threading.Event
+    claimant: str
+    superseded: threading.Event = field(default_factory=threading.Event)
     halt: threading.Event = field(default_factory=threading.Event)
     """Cancels the requests in flight when set."""
     cancelling: threading.Timer | None = None
@@ -64,14 +80,30 @@ class EvaluationContext:
         return evaluations.get(self.store, self.id)
 
     def begin(self) -> bool:
-        """Mark the evaluation as running; False if there is nothing to do."""
+        """Mark the evaluation as running, and take it over from an earlier executor. False if there is nothing to do.
+
+        Raises:
+            EvaluationStopped: the worker or the evaluation was stopped, while an earlier executor was waited for.
+        """
         with self.store.session() as session:
-            evaluation = session.get(Evaluation, self.id)
+            evaluation = session.get(Evaluation, self.id, with_for_update=True)
             if evaluation is None or evaluation.state not in ACTIVE:
                 return False
             if evaluation.state == "queued":
                 evaluation.state = "running"
-            return True
+            earlier, evaluation.claimed_by = evaluation.claimed_by, self.claimant
+        while earlier not in (None, self.claimant) and self._has_requests_in_flight(str(earlier)):
+            self.raise_if_stopped()
+            self.stopping.wait(_TAKEOVER_POLL_S)
+        return True
+
+    def _has_requests_in_flight(self, claimant: str) -> bool:
+        """Whether an executor is alive and may still get answers. It can send nothing more."""
+        unsettled = (Spend.prompt_tokens.is_(None), Spend.completion_tokens.is_(None))
+        recent = Spend.created_at > utcnow() - _LONGEST_REQUEST
+        query = select(Spend.id).where(Spend.reference == self.id, recent, *unsettled).limit(1)
+        with self.store.reading() as session:
+            return not leases.dead_claimants(session, [claimant]) and session.scalar(query) is not None
 
     def last_reason(self) -> str:
         query = select(EvaluationAnswer.reason).where(
@@ -81,12 +113,23 @@ class EvaluationContext:
             return session.scalar(query.order_by(EvaluationAnswer.id.desc()).limit(1)) or ""
 
     def raise_if_stopped(self) -> None:
-        """Raise EvaluationStopped if the worker or the evaluation was stopped."""
+        """Raise EvaluationStopped if the worker or the evaluation was stopped, or another executor has taken over."""
         if self.stopping.is_set():
             raise EvaluationStopped
         with self.store.reading() as session:
-            if session.scalar(select(Evaluation.state).where(Evaluation.id == self.id)) != "running":
-                raise EvaluationStopped
+            self._check(session, lock=False)
+
+    def check_claim(self, session: Session) -> None:
+        """Like `raise_if_stopped`; nobody else can take over before the end of this transaction."""
+        self._check(session, lock=True)
+
+    def _check(self, session: Session, *, lock: bool) -> None:
+        query = select(Evaluation.state, Evaluation.claimed_by).where(Evaluation.id == self.id)
+        found = session.execute(query.with_for_update(read=True) if lock else query).first()
+        if found is not None and found.claimed_by != self.claimant:
+            self.superseded.set()
+        if found is None or found.state != "running" or found.claimed_by != self.claimant:
+            raise EvaluationStopped
 
     def raise_and_cancel_requests(self) -> None:
         """Like `raise_if_stopped`, but cancels the requests in flight before raising.
@@ -115,7 +158,7 @@ class EvaluationContext:
         The reason is shown with the evaluation.
 
         Raises:
-            EvaluationStopped: the worker or the evaluation was stopped.
+            EvaluationStopped: see `raise_if_stopped`.
             FabulaError: from the last attempt. If the provider asks for a pause of more than two minutes, there is no
                 further attempt, because other evaluations are queued.
         """
@@ -123,8 +166,13 @@ class EvaluationContext:
         return call_with_retries(
             call,
             pause=interruptible_pause(self.stopping, self.raise_if_stopped),
-            note=lambda error: self.set_reason(error.what if error else None),
+            note=self._note,
         )
+
+    def _note(self, error: FabulaError | None) -> None:
+        """Show why the next attempt waits; None: an answer has arrived, which a full disk must not lose."""
+        with suppress(*(() if error else (StorageFull,))):
+            self.set_reason(error.what if error else None)
 
     def set_reason(self, reason: str | None) -> None:
         with self.store.session() as session:
@@ -171,7 +219,9 @@ class EvaluationRequester:
         def attempt() -> _Answered:
             client = self.connect()
             request = self._request(example, client)
-            reservation = self._reserve(request)
+            with self.context.store.session() as session:
+                self.context.check_claim(session)
+                reservation = self._reserve(request)
             started = time.monotonic()
             try:
                 answer = reservation.call(lambda: client.complete(request, once=True, stop=self.context.halt))

@@ -14,6 +14,7 @@ from sqlalchemy import select
 from core import shared_files
 from core.datasets.quality.measure import report
 from core.datasets.quality.report import QualityRow
+from core.db import leases
 from core.db.store import Store
 from core.db.tables import Evaluation, EvaluationAnswer, Spend, TrainingJob, utcnow
 from core.errors import FabulaError, ModelNotFound
@@ -47,6 +48,7 @@ DEFAULT_CONCURRENCY = 4
 # after this many consecutive failures at the start, stop: every row would probably fail
 _MAX_INITIAL_FAILURES = 5
 _MAX_UNANSWERED = 2 * DEFAULT_CONCURRENCY  # consecutive rows without an answer, each sent several times: an outage
+_SUPERSEDED_S = 30.0
 _MIN_ANSWER_TOKENS = 16  # enough for a label in any script
 _LENGTH_FACTOR = 1.5  # times the longest expected text
 _MAX_ANSWER_TOKENS = 2_048
@@ -57,23 +59,38 @@ _NO_LOSS = msg(
 _MEASURED = msg("Measured by the provider during training, on the validation examples.")
 
 
-def carry_out(store: Store, registry: Registry, evaluation_id: str, stopping: threading.Event | None = None) -> None:
+def carry_out(
+    store: Store, registry: Registry, evaluation_id: str, stopping: threading.Event | None = None
+) -> float | None:
     """Run an evaluation to its end. Resumes where it stopped: answered rows are not sent again.
+
+    Returns:
+        None; if another executor has taken over, the seconds after which to look whether it has finished.
 
     Raises:
         FabulaError: it can't continue. The caller records this with `give_up`.
     """
-    context = EvaluationContext(store, evaluation_id, stopping or threading.Event())
-    if not context.begin():
-        return
+    with leases.hold_lease() as claimant:
+        context = EvaluationContext(store, evaluation_id, stopping or threading.Event(), claimant)
+        try:
+            _carry_out(context, registry)
+        except FabulaError:
+            if not context.superseded.is_set():
+                raise
+    return _SUPERSEDED_S if context.superseded.is_set() else None
+
+
+def _carry_out(context: EvaluationContext, registry: Registry) -> None:
     with contextlib.suppress(EvaluationStopped):
+        if not context.begin():
+            return
         provider_id = context.view.provider
         client = context.with_retries(lambda: registry.get(provider_id))
         endpoint = context.with_retries(
             lambda: endpoint_for(client, context.view.model, context.view.settings.get("file_format"))
         )
         _evaluate_rows(context, client, endpoint, lambda: registry.get(provider_id))
-    if not context.stopping.is_set():
+    if not context.stopping.is_set() and not context.superseded.is_set():
         _finish(context)
 
 
@@ -144,7 +161,7 @@ def _finish(context: EvaluationContext) -> None:
     metrics = compute_metrics(context.store, context.view)
     with context.store.session() as session:
         evaluation = session.get_one(Evaluation, context.id)
-        if evaluation.state in ACTIVE:
+        if evaluation.state in ACTIVE and evaluation.claimed_by == context.claimant:
             evaluation.metrics = metrics.to_dict()
             evaluation.state = "done" if evaluation.state == "running" else "stopped"
             evaluation.reason, evaluation.finished_at = None, utcnow()

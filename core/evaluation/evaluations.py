@@ -175,7 +175,7 @@ def start(store: Store, actor: Actor, form: EvaluationForm, *, once: bool = Fals
         advisory_lock(session, "evaluations")
         if (existing := _identical(session, form, settings, once=once)) is not None:
             if existing.state not in ACTIVE and existing.state != "done":
-                _queue_missing(session, existing)
+                queue_missing(session, existing)
             return existing.id
         evaluation = Evaluation(
             id=new_id(),
@@ -224,10 +224,10 @@ def retry(store: Store, actor: Actor, evaluation_id: str) -> None:
     with store.session() as session:
         evaluation = _get_row(session, evaluation_id)
         if evaluation.state not in ACTIVE:
-            _queue_missing(session, evaluation)
+            queue_missing(session, evaluation)
 
 
-def _queue_missing(session: Session, evaluation: Evaluation) -> None:
+def queue_missing(session: Session, evaluation: Evaluation) -> None:
     """Queue an evaluation that has ended, for the rows without an answer."""
     session.execute(
         delete(EvaluationAnswer).where(EvaluationAnswer.evaluation_id == evaluation.id, EvaluationAnswer.text.is_(None))

@@ -104,6 +104,11 @@ def prompt(pair: JudgedPair, order: int, instructions: str, code: str) -> str:
     return "\n\n".join([instructions.strip(), _WARNING.format(code=code), *_marked(texts, code), _REPLY])
 
 
+def judged_keys(rows: Sequence[JudgedPair]) -> set[str]:
+    """The keys of all verdicts on these rows."""
+    return {judged_key(row.key, order) for row in rows if not row.identical for order in ORDERS}
+
+
 def judged_key(row_key: str, order: int) -> str:
     """The key under which the verdict on a row is saved."""
     key = f"{row_key}/{order}"

@@ -113,11 +113,11 @@ def remove_stop(text: str, stop: object) -> str:
     return text.removesuffix(stop) if isinstance(stop, str) and stop else text
 
 
-def wilson(right: int, n: int) -> Interval | None:
+def wilson(right: int, n: int, comparisons: int = 1) -> Interval | None:
     """The share `right / n` with its Wilson interval; None if there are no rows."""
     if n <= 0:
         return None
-    return Interval(right / n, *confidence_interval.wilson(right, n), n)
+    return Interval(right / n, *confidence_interval.wilson(right, n, comparisons), n)
 
 
 def mean(scores: Sequence[float], seed: int = 0, comparisons: int = 1) -> Interval | None:
@@ -129,11 +129,15 @@ def mean(scores: Sequence[float], seed: int = 0, comparisons: int = 1) -> Interv
     return Interval(float(values.mean()), low, high, len(values))
 
 
-def mean_score(scores: Sequence[float]) -> Interval | None:
-    """The mean of scores from 0 to 1, with Wilson's interval if all are 0 or 1, else with a bootstrap interval."""
+def mean_score(scores: Sequence[float], comparisons: int = 1) -> Interval | None:
+    """The mean of scores from 0 to 1, with Wilson's interval if all are 0 or 1, else with a bootstrap interval.
+
+    Args:
+        comparisons: how many means must hold together with 95 % confidence.
+    """
     if set(scores) <= {0.0, 1.0}:
-        return wilson(int(sum(scores)), len(scores))
-    return mean(scores)
+        return wilson(int(sum(scores)), len(scores), comparisons)
+    return mean(scores, comparisons=comparisons)
 
 
 def difference(one: Sequence[float], other: Sequence[float], seed: int = 0, *, comparisons: int = 1) -> Interval | None:

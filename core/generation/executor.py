@@ -19,6 +19,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core import shared_files
+from core.db import leases
 from core.db.store import Store
 from core.db.tables import Run
 from core.errors import FabulaError, Transient
@@ -68,7 +69,7 @@ def execute(
             answers are in a rescue file (see `core.jobs.recovery`).
     """
     stop_event = stopping or threading.Event()
-    with run_store.hold_lease() as claimant:
+    with leases.hold_lease() as claimant:
         while not stop_event.is_set() and (context := run_store.begin(store, run_id, claimant)) is not None:
             prices = book or custom_prices.book(store, shared_files.storage(Settings.from_env()))
             try:

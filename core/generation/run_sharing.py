@@ -15,6 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core import message
+from core.db import leases
 from core.db.store import Store
 from core.db.tables import Row, Run
 from core.errors import NotFound
@@ -35,7 +36,7 @@ def unfinished(store: Store) -> list[str]:
     """Unfinished runs, oldest first, without those that this worker has left as long as another one may take them:
     otherwise a worker that is always faster would take them again and again.
     """
-    own = run_store.this_worker()
+    own = leases.this_worker()
     with store.reading() as session:
         columns = (Run.id, Run.state, Run.unable_workers)
         found = session.execute(select(*columns).where(Run.state.in_(run_progress.ACTIVE)).order_by(Run.id)).all()
@@ -61,7 +62,7 @@ def open_to_helpers(store: Store) -> list[str]:
         return [
             run_id
             for run_id, dataset_id, scope, unable in found
-            if run_store.this_worker() not in unable
+            if leases.this_worker() not in unable
             and session.scalar(
                 select(Row.id)
                 .where(*run_store.pending_conditions(dataset_id, run_id, scope == FAILED_ONLY))
@@ -93,7 +94,7 @@ def due_in_s(store: Store, run_id: str) -> float | None:
     """Seconds until another worker should take a run that this one has left. None if this worker has not left it, or
     the run ends now because no other worker can use its provider.
     """
-    own = run_store.this_worker()
+    own = leases.this_worker()
     with store.reading() as session:
         if own not in (session.scalar(select(Run.unable_workers).where(Run.id == run_id)) or ()):
             return None
@@ -111,7 +112,7 @@ def _able(session: Session, unable: Collection[str], own: str) -> set[str]:
     """The other workers that may be able to use the run's provider; on SQLite none, because runs are not shared."""
     if session.get_bind().dialect.name != "postgresql":
         return set()
-    return run_store.live_workers(session) - {own, *unable}
+    return leases.live_workers(session) - {own, *unable}
 
 
 def leave_claims(claimant: str, run_id: str) -> None:

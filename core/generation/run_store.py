@@ -4,10 +4,6 @@ by dead executors.
 
 from __future__ import annotations
 
-import hashlib
-import socket
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -16,17 +12,15 @@ from typing import NamedTuple
 from sqlalchemy import BindParameter, ColumnElement, Table, func, select, update
 from sqlalchemy.orm import Session
 
-from core import processes
 from core.actor import Actor, on_behalf_of
 from core.datasets.grid_store import fill, recipe_of
 from core.datasets.recipe import Recipe
-from core.db.store import Store, new_id
-from core.db.tables import Dataset, Person, Row, Run, WorkerHeartbeat, utcnow
+from core.db import leases
+from core.db.store import Store
+from core.db.tables import Dataset, Person, Row, Run, utcnow
 from core.errors import NotFound
 from core.generation import reservations
 from core.message import Message, msg
-
-_active_claimants: set[str] = set()  # executors in this process
 
 FINAL = ("done", "failed", "stopped", "paused")  # states in which no executor works on the run
 _INACTIVE = (*FINAL, "waiting")
@@ -36,71 +30,13 @@ _MAX_PAUSE_S = 3600.0  # providers do not report when a daily quota resets, so c
 _ROWS: Table = Row.__table__  # type: ignore[assignment]  # a Table, typed as FromClause
 
 
-@contextmanager
-def hold_lease() -> Iterator[str]:
-    """Yield an id for one executor: host, process with its start time, and a unique number. Valid within the block."""
-    claimant = f"{this_worker()}:{new_id()}"
-    _active_claimants.add(claimant)
-    try:
-        yield claimant
-    finally:
-        _active_claimants.discard(claimant)
-
-
-def this_worker() -> str:
-    """The id of this process in claims: host and process with its start time."""
-    return f"{_host_hash(socket.gethostname())}:{processes.identity()}"
-
-
-def live_workers(session: Session) -> set[str]:
-    """The ids (see `this_worker`) of the workers that are registered, without those known to have ended."""
-    beats = session.execute(select(WorkerHeartbeat.host, WorkerHeartbeat.process)).all()
-    own = socket.gethostname()
-    return {f"{_host_hash(host)}:{process}" for host, process in beats if host != own or processes.is_running(process)}
-
-
-def dead_claimants(session: Session, claimants: Iterable[str]) -> list[str]:
-    """Find the claimants whose executor is dead.
-
-    On this host, a claimant is alive as long as its process and its `hold_lease` block are. On other hosts, it is alive
-    as long as its worker is registered (`core.jobs.heartbeat` removes workers after half a minute without a heartbeat).
-    """
-    ids = list(claimants)
-    remote = {parts for claimant in ids if (parts := _split_claimant(claimant))[0] != _host_hash(socket.gethostname())}
-    registered = set()
-    if remote:
-        registered = {
-            (_host_hash(host), process)
-            for host, process in session.execute(select(WorkerHeartbeat.host, WorkerHeartbeat.process))
-        }
-    return [claimant for claimant in ids if not _is_alive(claimant, registered)]
-
-
-def _is_alive(claimant: str, registered: set[tuple[str, str]]) -> bool:
-    host, process = _split_claimant(claimant)
-    if host != _host_hash(socket.gethostname()):
-        return (host, process) in registered
-    return claimant in _active_claimants if process == processes.identity() else processes.is_running(process)
-
-
-def _split_claimant(claimant: str) -> tuple[str, str]:
-    """Return (host hash, process identity)."""
-    host, _, rest = claimant.partition(":")
-    return host, rest.rpartition(":")[0]
-
-
-def _host_hash(host: str) -> str:
-    """A short host id without ":", which separates the parts of a claimant."""
-    return hashlib.sha256(host.encode()).hexdigest()[:12]
-
-
 @dataclass(frozen=True, slots=True)
 class RunContext:
     """The data about a run that its executor needs.
 
     Attributes:
         mode: live, or batch.
-        claimant: id under which this executor claims rows (see `hold_lease`); "" for a batch run, which has none.
+        claimant: id under which this executor claims rows (see `core.db.leases`); "" for a batch run, which has none.
     """
 
     run_id: str
@@ -257,7 +193,7 @@ def release_dead_claims(session: Session, dataset_id: str, claimant: str = "") -
     sent = (_ROWS.c.dataset_id == dataset_id, _ROWS.c.state == "sent", _ROWS.c.batch_id.is_(None))
     query = select(_ROWS.c.claimed_by, func.count()).where(*sent).group_by(_ROWS.c.claimed_by)
     counts: dict[str | None, int] = {owner: count for owner, count in session.execute(query)}
-    dead = {None, claimant, *dead_claimants(session, [owner for owner in counts if owner])} & counts.keys()
+    dead = {None, claimant, *leases.dead_claimants(session, [owner for owner in counts if owner])} & counts.keys()
     if dead:
         of_dead = _ROWS.c.claimed_by.in_([owner for owner in dead if owner])
         claimed = (*sent, of_dead | _ROWS.c.claimed_by.is_(None))

@@ -17,12 +17,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.actor import on_behalf_of
-from core.db import rescue_files
+from core.db import leases, rescue_files
 from core.db.rescue_files import Entry
 from core.db.store import Store
 from core.db.tables import Batch, Evaluation, EvaluationAnswer, RescuedEntry, Row, Spend, Story, TrainingJob, utcnow
 from core.errors import StorageFull
-from core.generation import run_store
 from core.pricing import spend
 from core.stories import story_record
 
@@ -143,7 +142,7 @@ def _claimed_by_another(session: Session, row: Row, entry: Entry) -> bool:
     """Whether a live executor other than the one that wrote the entry has claimed this row."""
     if row.claimed_by in (None, entry.get("claimed_by")):
         return False
-    return not run_store.dead_claimants(session, [row.claimed_by])
+    return not leases.dead_claimants(session, [row.claimed_by])
 
 
 def _restore_story(session: Session, entry: Entry) -> bool:

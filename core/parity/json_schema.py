@@ -1,7 +1,7 @@
 """Validity of answers against a JSON Schema that the user gives. Nothing is fetched.
 
-The schema may be wrapped as in OpenAI's `response_format`. A `$ref` to another document is refused, and so is a
-pattern that can take exponential time to match.
+The schema may be wrapped as in OpenAI's `response_format`. A `$ref` to another document is refused. RE2 matches the
+patterns, in time linear in the text; Python's `re` can take forever, and stops every other thread meanwhile.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 import jsonschema
 import jsonschema.protocols
+import re2
 import referencing
 import referencing.exceptions
 
@@ -23,12 +25,14 @@ from core.evaluation import scoring
 from core.evaluation.scoring import Interval
 from core.message import Message, msg
 from core.parity.row_scores import JsonAnswer, without_item_numbers
+from core.sanitize import storable
 
 MAX_CHARS = 200_000
 """The largest schema that is read."""
 _MAX_DEPTH = 100
 _MOST_PATHS = 10
-_MAX_REPEATED = 100  # a repeated group inside a repetition: at most this many combinations
+# an escape of a JavaScript pattern that RE2 writes differently; the first part skips escaped backslashes
+_UNICODE_ESCAPE = re.compile(r"\\\\|\\u([0-9A-Fa-f]{4})")
 
 
 class BadSchema(FabulaError, ValueError):
@@ -80,10 +84,11 @@ def validity(schema: Mapping[str, Any], answers: Sequence[JsonAnswer]) -> Schema
     """How many answers the schema accepts. Answers that are not JSON are not valid.
 
     Raises:
-        BadSchema: a reference inside the schema leads nowhere.
+        BadSchema: a reference inside the schema leads nowhere, or RE2 can't match a pattern.
     """
     kind = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
-    validator = cast(jsonschema.protocols.Validator, kind(dict(schema), registry=referencing.Registry()))
+    checked = jsonschema.validators.extend(kind, _WITH_RE2)
+    validator = cast(jsonschema.protocols.Validator, checked(dict(schema), registry=referencing.Registry()))
     valid, errors = 0, Counter[tuple[str, str]]()
     for answer in answers:
         if not answer.valid:
@@ -113,18 +118,23 @@ def _unwrapped(value: Any) -> Any:
 
 
 def _check_inside(schema: Mapping[str, Any]) -> None:
-    """Refuse references to other documents, and patterns that can take exponential time.
+    """Refuse references to other documents, and patterns that RE2 can't match.
 
     Raises:
         BadSchema: there is one.
     """
-    for key, value in _members(schema, 0):
+    members = list(_members(schema, 0))
+    has_patterns = any(key == "patternProperties" for key, _value in members)
+    for key, value in members:
         if key in ("$ref", "$dynamicRef", "$recursiveRef") and isinstance(value, str) and not value.startswith("#"):
             raise _bad(msg("The schema refers to another document: {ref}. Nothing is fetched.", ref=value[:200]))
-        patterns = [value] if key == "pattern" else list(value) if key == "patternProperties" else []
-        for pattern in patterns if isinstance(value, str | dict) else []:
-            if _may_explode(pattern):
-                raise _bad(msg("The pattern {pattern} repeats a repetition; it could match forever.", pattern=pattern))
+        if key == "pattern" and isinstance(value, str):
+            _compiled(value)
+        elif key == "patternProperties" and isinstance(value, dict):
+            for pattern in value:
+                _compiled(pattern)
+        elif key == "unevaluatedProperties" and has_patterns:
+            raise _bad(msg("A schema with patternProperties and unevaluatedProperties can't be checked."))
 
 
 def _members(value: Any, depth: int) -> Iterator[tuple[str, Any]]:
@@ -136,27 +146,67 @@ def _members(value: Any, depth: int) -> Iterator[tuple[str, Any]]:
         yield from _members(inside, depth + 1)
 
 
-def _may_explode(pattern: str) -> bool:
-    """Whether a repetition contains another one, with more than a few combinations: backtracking is exponential."""
+@lru_cache(maxsize=512)
+def _compiled(pattern: str) -> Any:
+    """A pattern for RE2.
+
+    Raises:
+        BadSchema: RE2 can't match it.
+    """
+    translated = _UNICODE_ESCAPE.sub(lambda found: f"\\x{{{found[1]}}}" if found[1] else found[0], storable(pattern))
     try:
-        tree = re._parser.parse(pattern)  # type: ignore[attr-defined]  # no public parser of the standard library
-    except (re.error, RecursionError, OverflowError):
-        return False  # `check_schema` reports it
-    return _repeats(tree, 1)
+        return re2.compile(translated, _quiet())
+    except re2.error as exc:
+        reason = exc.args[0].decode(errors="replace") if isinstance(exc.args[0], bytes) else str(exc)
+        raise _bad(
+            msg(
+                "The pattern {pattern} can't be used ({reason}). Look-around and back-references are not supported.",
+                pattern=pattern[:200],
+                reason=reason[:200],
+            )
+        ) from exc
 
 
-def _repeats(node: Any, outer: int) -> bool:
-    if isinstance(node, tuple) and len(node) == 3 and isinstance(node[0], int) and isinstance(node[1], int):
-        least, most, inside = node
-        if outer > 1 and least != most and outer * int(most) > _MAX_REPEATED:
-            return True
-        return _repeats(inside, outer * max(1, int(most)))
-    if isinstance(node, str | int) or node is None:
-        return False
-    try:
-        return any(_repeats(one, outer) for one in node)
-    except TypeError:
-        return False
+def _quiet() -> re2.Options:
+    options = re2.Options()
+    options.log_errors = False
+    return options
+
+
+def _found(pattern: str, text: str) -> bool:
+    return _compiled(pattern).search(storable(text)) is not None
+
+
+_Errors = Iterator[jsonschema.ValidationError]
+
+
+def _pattern(validator: Any, pattern: str, value: Any, _schema: Any) -> _Errors:
+    if validator.is_type(value, "string") and not _found(pattern, value):
+        yield jsonschema.ValidationError(f"{value!r} does not match {pattern!r}")
+
+
+def _pattern_properties(validator: Any, patterns: Mapping[str, Any], value: Any, _schema: Any) -> _Errors:
+    for pattern, inside in patterns.items() if validator.is_type(value, "object") else ():
+        for name in value:
+            if _found(pattern, name):
+                yield from validator.descend(value[name], inside, path=name, schema_path=pattern)
+
+
+def _additional_properties(validator: Any, allowed: Any, value: Any, schema: Mapping[str, Any]) -> _Errors:
+    """The library's check, for the properties that neither `properties` nor a pattern names."""
+    if validator.is_type(value, "object"):
+        patterns = schema.get("patternProperties", {})
+        named = {name for name in value if any(_found(pattern, name) for pattern in patterns)}
+        others = {name: one for name, one in value.items() if name not in named}
+        rest = {name: one for name, one in schema.items() if name != "patternProperties"}
+        yield from jsonschema.Draft202012Validator.VALIDATORS["additionalProperties"](validator, allowed, others, rest)
+
+
+_WITH_RE2 = {
+    "pattern": _pattern,
+    "patternProperties": _pattern_properties,
+    "additionalProperties": _additional_properties,
+}
 
 
 def _bad(what: Message) -> BadSchema:

@@ -6,11 +6,14 @@ it arrives, and budgets apply.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from math import ceil
+from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from core.actor import Actor, requires
 from core.db.store import Store, advisory_lock, new_id
@@ -33,12 +36,17 @@ MAX_INSTRUCTIONS = 4_000
 _MAX_TOKENS = 1_000  # of a verdict with its reason; thinking models need several hundred
 _USUAL_TOKENS = 40  # of a verdict, for the estimate
 _MAX_ROWS = 2_000
-_SAMPLE = 50  # rows whose tokens are counted for an estimate
+_MESSAGE_TOKENS = 12  # that a chat template adds, at most
+_ROUGH = 1.25  # an approximate token count may be this much too low
+_SOME_CODE = "0123456789ab"  # as long as a real one
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeEstimate:
-    """What a judge would cost. `usd`: expected; `most_usd`: if every reply is as long as allowed; None: unknown."""
+    """What a judge would cost. `usd`: expected; `most_usd`: if every reply is as long as allowed; None: unknown.
+
+    `calls`: 0 if it has already judged all rows.
+    """
 
     calls: int
     usd: Decimal | None
@@ -60,7 +68,10 @@ def start(
     limit: int = 200,
     instructions: str = INSTRUCTIONS,
 ) -> str:
-    """Start a judge on the rows that both evaluations have answered. Returns its id; that of an active one if equal.
+    """Start a judge on the rows that both evaluations have answered. Returns its id.
+
+    A judge with the same settings is used, also one that has ended: no verdict is paid twice, and only those that are
+    missing are requested.
 
     Raises:
         FabulaError: they have no rows in common, or the instructions are empty or too long.
@@ -71,30 +82,48 @@ def start(
             msg("The instructions must have 1 to {limit} characters.", limit=f"{MAX_INSTRUCTIONS:,}"),
             msg("Change them, then start again."),
         )
-    limit = max(1, min(limit, _MAX_ROWS))
-    rows = judge_rows.pairs(store, old.id, new.id, limit)
+    settings = _settings(old, new, limit, instructions)
+    rows = judge_rows.pairs(store, old.id, new.id, settings["limit"])
     if not rows or old.dataset_id != new.dataset_id:
         raise FabulaError(
             msg("There are no rows that both models have answered."), msg("Evaluate both models on the same rows.")
         )
-    settings = {
-        "old_id": old.id, "new_id": new.id, "old_model": old.model, "new_model": new.model, "limit": limit,
-        "instructions": instructions, "response_format": judge_rows.RESPONSE_FORMAT, "max_tokens": _MAX_TOKENS,
-        "temperature": 0.0, "seed": 0, "file_format": "chat", "part": "both",
-    }  # fmt: skip
+    wanted = judge_rows.judged_keys(rows)
     with store.session() as session:
         advisory_lock(session, "evaluations")
-        active = select(Evaluation).where(Evaluation.state.in_(ACTIVE), Evaluation.kind == JUDGE)
-        for one in session.scalars(active):
-            if (one.provider, one.model, one.settings) == (provider, model, settings):
-                return one.id
-        judge = Evaluation(
-            id=new_id(), dataset_id=new.dataset_id, version_id=new.version_id, provider=provider, model=model,
-            kind=JUDGE, settings=settings, total=len(ORDERS) * sum(not row.identical for row in rows),
-            created_by=actor.id,
-        )  # fmt: skip
-        session.add(judge)
+        judge = _same(session, provider, model, settings)
+        if judge is None:
+            judge = Evaluation(
+                id=new_id(), dataset_id=new.dataset_id, version_id=new.version_id, provider=provider, model=model,
+                kind=JUDGE, settings=settings, total=len(wanted), created_by=actor.id,
+            )  # fmt: skip
+            session.add(judge)
+        elif judge.state not in ACTIVE and not wanted <= (answered := _answered(session, judge.id)):
+            judge.total = len(wanted | answered)  # the models may have answered more rows since
+            evaluations.queue_missing(session, judge)
         return judge.id
+
+
+def _settings(old: EvaluationView, new: EvaluationView, limit: int, instructions: str) -> dict[str, Any]:
+    return {
+        "old_id": old.id, "new_id": new.id, "old_model": old.model, "new_model": new.model,
+        "limit": max(1, min(limit, _MAX_ROWS)), "instructions": instructions,
+        "response_format": judge_rows.RESPONSE_FORMAT, "max_tokens": _MAX_TOKENS,
+        "temperature": 0.0, "seed": 0, "file_format": "chat", "part": "both",
+    }  # fmt: skip
+
+
+def _same(session: Session, provider: str, model: str, settings: Mapping[str, Any]) -> Evaluation | None:
+    """The newest judge with these settings."""
+    same = (Evaluation.kind == JUDGE, Evaluation.provider == provider, Evaluation.model == model)
+    newest_first = session.scalars(select(Evaluation).where(*same).order_by(Evaluation.created_at.desc()))
+    return next((one for one in newest_first if one.settings == settings), None)
+
+
+def _answered(session: Session, judge_id: str) -> set[str]:
+    """The keys of the replies that have arrived."""
+    replied = (EvaluationAnswer.evaluation_id == judge_id, EvaluationAnswer.text.is_not(None))
+    return set(session.scalars(select(EvaluationAnswer.row_key).where(*replied)))
 
 
 def any_active(store: Store, dataset_id: str | None) -> bool:
@@ -107,22 +136,43 @@ def any_active(store: Store, dataset_id: str | None) -> bool:
 def example_prompt(store: Store, old: EvaluationView, new: EvaluationView, instructions: str) -> str:
     """What the judge would read about the first row; "" if there is none."""
     rows = judge_rows.pairs(store, old.id, new.id, 1)
-    return judge_rows.prompt(rows[0], 1, instructions, "0123456789ab") if rows else ""
+    return judge_rows.prompt(rows[0], 1, instructions, _SOME_CODE) if rows else ""
 
 
 def estimate(
-    store: Store, book: PriceBook, old: EvaluationView, new: EvaluationView, provider: str, model: str, limit: int
+    store: Store,
+    book: PriceBook,
+    old: EvaluationView,
+    new: EvaluationView,
+    provider: str,
+    model: str,
+    limit: int,
+    instructions: str = INSTRUCTIONS,
 ) -> JudgeEstimate:
-    """The calls and the cost of a judge, from the lengths of up to 50 rows."""
-    found = judge_rows.pairs(store, old.id, new.id, max(1, min(limit, _MAX_ROWS)))
-    rows = [row for row in found if not row.identical]
-    sample = [judge_rows.prompt(row, 1, INSTRUCTIONS, "0123456789ab") for row in rows[:_SAMPLE]]
-    calls = len(ORDERS) * len(rows)
-    if not sample:
-        return JudgeEstimate(0, Decimal(0), Decimal(0))
-    per_call = tokens.count(sample, model).tokens // len(sample)
-    usual, most = (cost_of(book, provider, model, per_call, count) for count in (_USUAL_TOKENS, _MAX_TOKENS))
-    return JudgeEstimate(calls, None if usual is None else calls * usual, None if most is None else calls * most)
+    """The calls of a judge and their cost, without the verdicts that it has already given."""
+    settings = _settings(old, new, limit, instructions.strip())
+    with store.reading() as session:
+        known = _same(session, provider, model, settings)
+        answered = set() if known is None else _answered(session, known.id)
+    prompts = [
+        judge_rows.prompt(row, order, settings["instructions"], _SOME_CODE)
+        for row in judge_rows.pairs(store, old.id, new.id, settings["limit"])
+        for order in ORDERS
+        if not row.identical and judge_rows.judged_key(row.key, order) not in answered
+    ]
+    added = tokens.count([judge_rows.RESPONSE_FORMAT], model).tokens + _MESSAGE_TOKENS
+    rough = 1.0 if tokens.encoding_of(model) is not None else _ROUGH
+    read = [ceil(rough * (length + added)) for length in tokens.lengths(prompts, model)]
+    usd, most_usd = (
+        _total([cost_of(book, provider, model, length, written) for length in read])
+        for written in (_USUAL_TOKENS, _MAX_TOKENS)
+    )
+    return JudgeEstimate(len(prompts), usd, most_usd)
+
+
+def _total(costs: Sequence[Decimal | None]) -> Decimal | None:
+    known = [cost for cost in costs if cost is not None]
+    return sum(known, Decimal(0)) if len(known) == len(costs) else None
 
 
 def find(store: Store, old: EvaluationView, new: EvaluationView) -> EvaluationView | None:
@@ -139,7 +189,8 @@ def result(store: Store, judge: EvaluationView, margin: float) -> JudgeResult:
     with store.reading() as session:
         replies = {key: text for key, text in session.execute(query)}
     pairs = judge_rows.pairs(store, str(settings["old_id"]), str(settings["new_id"]), int(settings["limit"]))
-    identical = sum(pair.identical for pair in pairs)
+    identical, wanted = sum(pair.identical for pair in pairs), judge_rows.judged_keys(pairs)
+    replies = {key: text for key, text in replies.items() if key in wanted}
     found = read_replies(replies)
     ties: list[Preferred] = ["tie"] * identical
     return JudgeResult(
@@ -148,7 +199,7 @@ def result(store: Store, judge: EvaluationView, margin: float) -> JudgeResult:
         instructions=str(settings["instructions"]),
         preference=preference.decide([*found.choices, *ties], margin),
         unparsable=found.unparsable,
-        missing=judge.total - judge.answered,
+        missing=len(wanted) - sum(text is not None for text in replies.values()),
         disagreeing=found.disagreeing,
         identical=identical,
         first=found.first,

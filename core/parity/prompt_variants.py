@@ -90,7 +90,8 @@ def variant_of(one: Measured, tuned: Measured | None, training: TrainingCosts, c
 
     Args:
         tuned: None for the tuned model itself, and if there is none.
-        comparisons: how many variants are compared with the tuned model.
+        comparisons: how many variants are compared, with the tuned model or with each other: their intervals hold
+            together with 95 % confidence.
     """
     difference: Interval | None = None
     worse_parts: tuple[ComparedPart, ...] = ()
@@ -108,7 +109,7 @@ def variant_of(one: Measured, tuned: Measured | None, training: TrainingCosts, c
         shots=one.shots,
         asked=one.asked,
         answered=len(one.scores),
-        score=scoring.mean_score(list(one.scores.values())),
+        score=scoring.mean_score(list(one.scores.values()), comparisons if tuned is None else 1),
         difference=difference,
         worse_parts=worse_parts,
         prompt_tokens=one.prompt_tokens,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
@@ -16,7 +17,7 @@ from sqlalchemy import func, select, update
 from core.actor import LOCAL
 from core.datasets import datasets, versions
 from core.db.store import Store
-from core.db.tables import EvaluationAnswer, Spend, TrainingJob
+from core.db.tables import Evaluation, EvaluationAnswer, Spend, TrainingJob
 from core.errors import (
     BadRequest,
     BadTrainingFile,
@@ -26,6 +27,7 @@ from core.errors import (
     RateLimited,
     Refused,
     ServerError,
+    StorageFull,
     Unavailable,
     Unreadable,
 )
@@ -44,7 +46,7 @@ from core.providers import Choice, Completion, CompletionRequest, Provider
 from tests.support.fakes import BASE, LABELS, MOMENT, TUNED
 from tests.support.scripted_evaluation import InstantEvent, ScriptedModel, go, right
 from tests.support.spending import spent
-from tests.support.waiting import WAIT_LIMIT_S
+from tests.support.waiting import WAIT_LIMIT_S, until
 
 
 def test_held_out_rows_of_a_data_set(store: Store, form: EvaluationForm) -> None:
@@ -167,8 +169,55 @@ def test_an_evaluation_resumes_and_sends_no_row_twice(store: Store, form: Evalua
     assert len(prompts) == len(set(prompts)) == 24
 
 
+def test_two_workers_at_one_evaluation_pay_no_row_twice(store: Store, form: EvaluationForm) -> None:
+    """One was taken for dead while it had requests in flight. It sends nothing more, and the other waits for them."""
+    evaluation_id = evaluations.start(store, LOCAL, form)
+    first, second, released = ScriptedModel(right), ScriptedModel(right), threading.Event()
+
+    def say(request: CompletionRequest) -> str:
+        assert released.wait(WAIT_LIMIT_S)
+        return right(request)
+
+    first.say = say
+    with ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(go, store, evaluation_id, first)
+        until(lambda: len(first.asked) == evaluation_run.DEFAULT_CONCURRENCY, "requests in flight")
+        owner = _claim(store, evaluation_id)
+        quick = pool.submit(go, store, evaluation_id, second)
+        until(lambda: _claim(store, evaluation_id) != owner, "another worker took over")
+        released.set()
+        slow.result(), quick.result()
+    view = evaluations.get(store, evaluation_id)
+    assert (view.state, view.answered, spent(store, MOMENT, evaluation_id).calls) == ("done", 24, 24)
+    prompts = [one.prompt for one in (*first.asked, *second.asked)]
+    assert len(prompts) == len(set(prompts)) == 24
+
+
+def _claim(store: Store, evaluation_id: str) -> str | None:
+    with store.reading() as session:
+        return session.get_one(Evaluation, evaluation_id).claimed_by
+
+
+def test_an_answer_that_arrived_is_kept_if_the_reason_of_the_wait_cannot_be_cleared(
+    store: Store, form: EvaluationForm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_reason = EvaluationContext.set_reason
+
+    def full(context: EvaluationContext, reason: str | None) -> None:
+        if reason is None:
+            raise StorageFull("The disk is full.")
+        set_reason(context, reason)
+
+    monkeypatch.setattr(EvaluationContext, "set_reason", full)
+    evaluation_id = evaluations.start(store, LOCAL, replace(form, limit=1))
+    answers = iter([Unavailable("away")])
+    writer = ScriptedModel(lambda request: next(answers, None) or right(request))
+    go(store, evaluation_id, writer)
+    assert (evaluations.get(store, evaluation_id).answered, len(writer.asked)) == (1, 2)
+
+
 def test_a_stopping_worker_gives_requests_in_flight_time_to_be_answered(store: Store, form: EvaluationForm) -> None:
-    context = EvaluationContext(store, evaluations.start(store, LOCAL, form), threading.Event())
+    context = EvaluationContext(store, evaluations.start(store, LOCAL, form), threading.Event(), "me")
     assert context.begin()
     context.stopping.set()
     with pytest.raises(EvaluationStopped):
@@ -179,7 +228,7 @@ def test_a_stopping_worker_gives_requests_in_flight_time_to_be_answered(store: S
 
 
 def test_a_person_who_stops_it_cancels_the_requests_in_flight(store: Store, form: EvaluationForm) -> None:
-    context = EvaluationContext(store, evaluations.start(store, LOCAL, form), threading.Event())
+    context = EvaluationContext(store, evaluations.start(store, LOCAL, form), threading.Event(), "me")
     assert context.begin()
     evaluations.stop(store, LOCAL, context.id)
     with pytest.raises(EvaluationStopped):

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from core.actor import LOCAL
 from core.db.store import Store
+from core.db.tables import EvaluationAnswer
 from core.errors import BadRequest, FabulaError
-from core.evaluation import evaluations, judge_rows
+from core.evaluation import evaluation_run, evaluations, judge_rows
 from core.evaluation.evaluations import EvaluationForm, EvaluationView
 from core.parity import from_evaluations, judge
 from core.parity.markdown import to_markdown
 from core.parity.preference import JudgeResult
 from core.parity.report import ParityReport
 from core.pricing.price_book import PriceBook
-from core.providers import CompletionRequest
+from core.providers import CompletionRequest, Provider, Registry
+from tests.support import fault_server
 from tests.support.fakes import BASE, MOMENT
+from tests.support.purchase_counter import PurchaseCounter
 from tests.support.scripted_evaluation import InstantEvent, ScriptedModel, go, right
 from tests.support.spending import spent
+from tests.support.waiting import until
 
 MARGIN = 0.05
 
@@ -132,6 +143,33 @@ def test_a_judge_resumes_and_pays_nothing_twice(store: Store, pair: tuple[Evalua
     assert len(asked) == len(set(asked)) == 44 and spent(store, MOMENT, judge_id).calls == 44
 
 
+def test_a_judge_that_is_done_is_not_paid_again(store: Store, pair: tuple[EvaluationView, EvaluationView]) -> None:
+    """Only what is missing is asked: replies that failed, and rows that the models have answered since."""
+    _set_answers(store, pair[1].id, _NEW, None, 3)
+    book, failing = PriceBook.load(now=MOMENT), iter(range(4))
+    judge_id = _judge(store, pair, lambda r: BadRequest("no") if next(failing, None) is not None else _prefers(_NEW)(r))
+    assert (evaluations.get(store, judge_id).state, _result(store, judge_id).missing) == ("done", 4)
+    for missing in (4, 0, 6):
+        if missing == 6:
+            _set_answers(store, pair[1].id, None, _NEW, 3)
+        assert judge.estimate(store, book, *pair, "engine", "judge-model", 200).calls == missing
+        writer = ScriptedModel(_prefers(_NEW))
+        assert judge.start(store, LOCAL, *pair, "engine", "judge-model") == judge_id
+        go(store, judge_id, writer)
+        assert (len(writer.asked), _result(store, judge_id).missing) == (missing, 0)
+        assert evaluations.get(store, judge_id).state == "done"
+    assert evaluations.get(store, judge_id).total == 44
+
+
+def _set_answers(store: Store, evaluation_id: str, old: str | None, text: str | None, rows: int) -> None:
+    """Change answers, as if a model had failed there, or had been asked again."""
+    same = EvaluationAnswer.text.is_(None) if old is None else EvaluationAnswer.text == old
+    query = select(EvaluationAnswer).where(EvaluationAnswer.evaluation_id == evaluation_id, same)
+    with store.session() as session:
+        for answer in session.scalars(query.order_by(EvaluationAnswer.id).limit(rows)):
+            answer.text = text
+
+
 def test_a_model_without_structured_output_is_asked_in_words(
     store: Store, pair: tuple[EvaluationView, EvaluationView]
 ) -> None:
@@ -182,5 +220,42 @@ def test_the_price_of_a_judge_is_estimated_or_unknown(
     known = judge.estimate(store, book, *pair, "openai", "gpt-4o-mini", 100)
     assert known.calls == 44 and known.usd is not None and known.most_usd is not None
     assert Decimal(0) < known.usd < known.most_usd
+    longer = judge.estimate(store, book, *pair, "openai", "gpt-4o-mini", 100, "Decide carefully. " * 200)
+    assert longer.usd is not None and longer.usd > 2 * known.usd
     unknown = judge.estimate(store, book, *pair, "nobody", "nothing", 100)
     assert (unknown.calls, unknown.usd) == (44, None)
+
+
+def test_a_killed_worker_has_paid_no_pair_twice(store: Store, pair: tuple[EvaluationView, EvaluationView]) -> None:
+    """With a real worker process. The provider bills an answer when it sends it."""
+    with PurchaseCounter(limit=6) as server:
+        server.default = lambda prompt: fault_server.text('{"winner": "tie"}')
+        judge_id = judge.start(store, LOCAL, *pair, "compatible", "judge-model", limit=12)
+        with _worker(server) as first:
+            until(lambda: sum(server.waiting.values()) == evaluation_run.DEFAULT_CONCURRENCY, "requests in flight")
+            first.kill()
+            first.wait()
+        assert (server.sold_out, evaluations.get(store, judge_id).answered) == (True, 6)
+        until(lambda: len(server.unanswered) == evaluation_run.DEFAULT_CONCURRENCY, "the requests' end")
+        server.sell_more(100)
+        evaluation_run.carry_out(store, Registry([_provider(server)]), judge_id)
+        assert evaluations.get(store, judge_id).state == "done"
+        asked = {row.prompt for row in evaluations.examples(store, evaluations.get(store, judge_id))}
+        assert Counter(server.answers) == Counter(asked)
+        assert set(server.unanswered) < asked and len(server.unanswered) == evaluation_run.DEFAULT_CONCURRENCY
+
+
+def _provider(server: PurchaseCounter) -> Provider:
+    return Provider("compatible", "compatible", "The server", f"http://127.0.0.1:{server.port}/v1", "sk-x")
+
+
+@contextmanager
+def _worker(server: PurchaseCounter) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker in its own process, killed at the end."""
+    environ = os.environ | {"OPENAI_API_KEY": "sk-x", "OPENAI_BASE_URL": _provider(server).base_url}
+    process = subprocess.Popen([sys.executable, "-m", "core.jobs.worker"], cwd=Path(__file__).parents[2], env=environ)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()

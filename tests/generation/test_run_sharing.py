@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from core import processes
 from core.actor import LOCAL
+from core.db import leases
 from core.db.storage_errors import unreachable
 from core.db.store import Store, new_id
 from core.db.tables import Row, Run, WorkerHeartbeat, utcnow
@@ -143,7 +144,7 @@ def test_rows_left_behind_by_a_lost_database_are_released_by_their_own_process(
     with monkeypatch.context() as elsewhere, store.session() as session:
         elsewhere.setattr(socket, "gethostname", lambda: "elsewhere")
         claimant = session.query(Row.claimed_by).limit(1).scalar()
-        assert claimant and run_store.dead_claimants(session, [claimant]) == []
+        assert claimant and leases.dead_claimants(session, [claimant]) == []
     assert run_sharing.has_left_claims()
     run_sharing.release_left_claims(store)
     assert states(store, run_id) == {"pending": 3} and not run_sharing.has_left_claims()

@@ -15,6 +15,7 @@ from sqlalchemy import event, func, select, update
 
 from core.actor import LOCAL
 from core.datasets import datasets
+from core.db import leases
 from core.db.store import Store
 from core.db.tables import Dataset, Row, Run, Spend, utcnow
 from core.errors import BadRecipe, NotFound
@@ -155,7 +156,7 @@ def test_a_run_is_done_only_when_the_other_executor_has_its_answers(store: Store
 
 def test_only_rows_of_dead_executors_are_released(store: Store) -> None:
     run_id = queue(store, recipe(6))
-    with run_store.hold_lease() as living:
+    with leases.hold_lease() as living:
         dead = living.replace(living.split(":")[1], "999999999")  # a process id that cannot exist
         elsewhere = "0" * 12 + living[12:]  # a machine on which no worker is known
         batch: dict[str, object] = {"batch_id": "b", "claimed_by": None}
@@ -209,7 +210,7 @@ def test_a_worker_that_lost_its_lease_settles_no_row_of_another(
 ) -> None:
     """Every answer is paid for; the row belongs to the worker that holds the lease now."""
     run_id = queue(store, recipe(1))
-    with run_store.hold_lease() as living:
+    with leases.hold_lease() as living:
         lost = living.replace(living.split(":")[1], "999999999")  # a process id that cannot exist: considered dead
         slow_order, quick_order = (run_store.begin(store, run_id, who) for who in (lost, living))
         assert slow_order is not None and quick_order is not None

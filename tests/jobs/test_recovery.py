@@ -19,7 +19,7 @@ from core import processes
 from core.actor import LOCAL, Actor
 from core.datasets import datasets
 from core.datasets.recipe import Column, Recipe
-from core.db import rescue_files
+from core.db import leases, rescue_files
 from core.db.rescue_files import RescueFile
 from core.db.store import Store
 from core.db.tables import (
@@ -253,7 +253,7 @@ def test_a_row_that_a_living_worker_holds_is_left_to_it(
     store: Store, holder: str | None, entry_names_it: bool, placed: bool
 ) -> None:
     run_id, dataset_id = run_of(store)
-    with run_store.hold_lease() as living:
+    with leases.hold_lease() as living:
         elsewhere = hashlib.sha256(_ELSEWHERE.encode()).hexdigest()[:12] + living[12:]
         dead = living.replace(living.split(":")[1], "999999999")  # a process that cannot exist
         who = {"this process": living, "a dead process": dead, None: None}.get(holder, elsewhere)
@@ -272,7 +272,7 @@ def test_a_row_that_a_living_worker_holds_is_left_to_it(
 def test_of_two_workers_the_one_that_has_the_lease_settles_the_row(store: Store) -> None:
     """An executor is killed with a result in its rescue file, restored while another generates the row again."""
     run_id, _dataset = run_of(store, rows=1)
-    with run_store.hold_lease() as living:
+    with leases.hold_lease() as living:
         killed = living.replace(living.split(":")[1], "999999999")
         first = run_store.begin(store, run_id, killed)
         assert first is not None
@@ -297,7 +297,7 @@ def test_of_two_workers_the_one_that_has_the_lease_settles_the_row(store: Store)
 
 def test_the_text_of_a_killed_worker_is_taken_in_once_the_next_has_failed(store: Store) -> None:
     run_id, dataset_id = run_of(store)
-    with run_store.hold_lease() as living:
+    with leases.hold_lease() as living:
         where = Row.id == first_row(store, dataset_id).id
         with store.session() as session:
             session.execute(update(Row).where(where).values(claimed_by=living))

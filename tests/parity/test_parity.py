@@ -16,7 +16,7 @@ from core.parity import json_schema, report, row_scores, verdict
 from core.parity.json_schema import BadSchema
 from core.parity.markdown import to_markdown
 from core.parity.report import CallUsage, ParityReport
-from core.parity.row_scores import ComparedRow
+from core.parity.row_scores import ComparedRow, JsonAnswers
 from core.parity.verdict import ComparedPart
 
 LABELS = ("billing", "refunds", "delivery", "account", "other")
@@ -292,11 +292,12 @@ def test_a_schema_may_be_wrapped_as_a_response_format(wrapped: dict[str, Any]) -
         ("[" * 100_000, "not valid JSON"),
         ("[1]", "not a JSON object"),
         ('{"type": "number of things"}', "not a valid JSON Schema"),
-        ('{"pattern": "(["}', "not a valid JSON Schema"),
+        ('{"pattern": "(["}', "pattern"),
         ('{"properties": {"a": {"$ref": "https://example.com/a.json"}}}', "another document: https://example.com"),
         ('{"items": {"$ref": "file:///etc/passwd"}}', "another document"),
-        ('{"pattern": "^(a+)+$"}', "repeats a repetition"),
-        ('{"patternProperties": {"(x*y?)*": {}}}', "repeats a repetition"),
+        ('{"pattern": "^(?=.*a)b"}', "Look-around and back-references"),
+        ('{"patternProperties": {"(x)\\\\1": {}}}', "Look-around and back-references"),
+        ('{"patternProperties": {"x": {}}, "unevaluatedProperties": false}', "unevaluatedProperties can't be checked"),
         ('{"not": ' * 150 + "{}" + "}" * 150, "nested too deeply"),
         (json.dumps({"description": "x" * 200_000}), "longer than 200,000 characters"),
     ],
@@ -304,6 +305,57 @@ def test_a_schema_may_be_wrapped_as_a_response_format(wrapped: dict[str, Any]) -
 def test_a_schema_that_cannot_be_used_is_refused(text: str, said: str) -> None:
     with pytest.raises(BadSchema, match=said):
         json_schema.read_schema(text)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["^(a+)+$", "^(a|aa)+$", "^(a|a)*$", "^(a?){30}a{30}$", "(.*a){20}$", "a*a*a*a*a*$"]
+)
+def test_no_pattern_takes_long_to_match(pattern: str) -> None:
+    """With a backtracking engine, each of these takes hours for such texts."""
+    text = "a" * 5_000 + "!"
+    schema = {
+        "properties": {"a": {"pattern": pattern}},
+        "additionalProperties": False,
+        "patternProperties": {pattern: {}},
+    }
+    answers = JsonAnswers()
+    found = json_schema.validity(schema, [answers.parse(json.dumps(one)) for one in ({"a": text}, {text: 1})])
+    assert {one.n for one in found.errors} == {1} and len(found.errors) == 2
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "matches"),
+    [
+        ("^\\u4e2d\\d+$", "中12", True),
+        ("^\\u4e2d", "u4e2d", False),
+        ("^\\\\u4e2d$", "\\u4e2d", True),
+        ("^[\\w.-]+@\\w+\\.\\w{2,}$", "me@example.com", True),
+        ("^a\\/b$", "a/b", True),
+        ("^x$", "x\n", False),
+        ("^.$", "\ud800", True),  # a half of a pair
+    ],
+)
+def test_patterns_mean_what_they_mean_in_a_schema(pattern: str, text: str, matches: bool) -> None:
+    schema = json_schema.read_schema(json.dumps({"properties": {"a": {"pattern": pattern}}}))
+    found = json_schema.validity(schema, [JsonAnswers().parse(json.dumps({"a": text}))])
+    assert (found.errors == ()) == matches
+
+
+@pytest.mark.parametrize(
+    ("answer", "rules"),
+    [
+        ({"a": 1, "x1": "s"}, []),
+        ({"a": 1, "x1": 2}, ["type"]),
+        ({"a": 1, "y": 2}, ["additionalProperties"]),
+    ],
+)
+def test_properties_may_be_named_by_a_pattern(answer: dict[str, Any], rules: list[str]) -> None:
+    schema = {
+        "properties": {"a": {}}, "patternProperties": {"^x[0-9]$": {"type": "string"}}, "additionalProperties": False
+    }  # fmt: skip
+    read = json_schema.read_schema(json.dumps(schema))
+    found = json_schema.validity(read, [JsonAnswers().parse(json.dumps(answer))])
+    assert [one.rule for one in found.errors] == rules
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,15 @@ def test_a_base_that_loses_ten_points_is_never_called_as_good() -> None:
         assert compare(base, measured(tuned)).outcome not in ("prompt", "tune_to_save")
 
 
+@pytest.mark.parametrize(("variants", "outcome"), [((0,), "prompt"), ((0, 3, 8), "baseline")])
+def test_more_prompts_need_more_rows_before_one_of_them_is_enough(variants: tuple[int, ...], outcome: str) -> None:
+    """80 right answers are enough for one prompt at a margin of 5 points, but not for one of three."""
+    found = compare([measured([True] * 80, shots) for shots in variants], None)
+    assert found.outcome == outcome
+    low = found.variants[0].score
+    assert low is not None and (low.low >= 0.95) == (outcome == "prompt")
+
+
 def test_a_label_at_which_the_base_is_worse_is_named() -> None:
     tuned = [True] * 400
     base = [not (n % 4 == 1 and n < 44) for n in range(400)]  # 11 of 100 refunds

@@ -119,6 +119,7 @@ class Evaluation(Base):
     reason: Mapped[str | None] = mapped_column(MessageText)
     total: Mapped[int] = mapped_column(default=0)
     metrics: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    claimed_by: Mapped[str | None] = mapped_column(String(150))  # who may send its requests, see `core.db.leases`
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     finished_at: Mapped[datetime | None]
     created_by: Mapped[str] = mapped_column(String(100))

@@ -35,7 +35,7 @@ def show(old: EvaluationView, new: EvaluationView, margin: float) -> JudgeResult
             _verdict(result)
     if found is None or not found.active:
         with st.popover(_("Ask a judge model"), icon=":material/gavel:", key=f"{_KEY}_form"):
-            _form(old, new)
+            _form(old, new, 0 if found is None else found.answered)
     return result
 
 
@@ -63,7 +63,7 @@ def _own_answers() -> str:
     return _("This judge is one of the two models. Models tend to prefer their own answers: use another one.")
 
 
-def _form(old: EvaluationView, new: EvaluationView) -> None:
+def _form(old: EvaluationView, new: EvaluationView, judged: int) -> None:
     """Render model, rows, instructions, the whole prompt, the price, and the start button."""
     st.caption(
         _("A model reads each row with both answers, twice: each answer is shown first once. If the verdicts differ, "
@@ -79,7 +79,10 @@ def _form(old: EvaluationView, new: EvaluationView) -> None:
     instructions = st.text_area(_("What the judge decides"), height=120, key=f"{_KEY}_instructions")
     with st.expander(_("The whole prompt, with the first row")):
         st.code(judge.example_prompt(cache.store(), old, new, instructions), language=None, wrap_lines=True)
-    expected = _estimate(old, new, chosen.provider, chosen.id, limit)
+    expected = _estimate(old, new, chosen.provider, chosen.id, limit, instructions, judged)
+    if not expected.calls:
+        st.caption(_("This model has already judged these rows with these instructions."))
+        return
     if chosen.provider == ENGINE:
         price = money.local_price()
     elif expected.usd is None:
@@ -97,10 +100,13 @@ def _form(old: EvaluationView, new: EvaluationView) -> None:
 @shared(
     ttl=60.0,
     max_entries=32,
-    key=lambda a, b, provider, model, limit: (a.id, a.finished_at, b.id, b.finished_at, provider, model, limit),
+    key=lambda a, b, *others: (a.id, a.finished_at, b.id, b.finished_at, *others),
 )
-def _estimate(old: EvaluationView, new: EvaluationView, provider: str, model: str, limit: int) -> JudgeEstimate:
-    return judge.estimate(cache.store(), cache.prices(), old, new, provider, model, limit)
+def _estimate(
+    old: EvaluationView, new: EvaluationView, provider: str, model: str, limit: int, instructions: str, judged: int
+) -> JudgeEstimate:
+    """`judged`: number of verdicts so far, with which the estimate changes."""
+    return judge.estimate(cache.store(), cache.prices(), old, new, provider, model, limit, instructions)
 
 
 def _start(old: EvaluationView, new: EvaluationView, provider: str, model: str, limit: int, instructions: str) -> None:
