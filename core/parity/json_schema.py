@@ -88,7 +88,8 @@ def validity(schema: Mapping[str, Any], answers: Sequence[JsonAnswer]) -> Schema
     """
     kind = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
     checked = jsonschema.validators.extend(kind, _WITH_RE2)
-    validator = cast(jsonschema.protocols.Validator, checked(dict(schema), registry=referencing.Registry()))
+    alike = _without_dialects(schema)
+    validator = cast(jsonschema.protocols.Validator, checked(alike, registry=referencing.Registry()))
     valid, errors = 0, Counter[tuple[str, str]]()
     for answer in answers:
         if not answer.valid:
@@ -115,6 +116,14 @@ def _unwrapped(value: Any) -> Any:
         if isinstance(value, dict) and isinstance(value.get(name), dict) and not {"properties", "$defs"} & value.keys():
             value = value[name]
     return value
+
+
+def _without_dialects(value: Any) -> Any:
+    """A schema without `$schema`, for which the library would choose a validator of its own, with Python's `re`."""
+    if isinstance(value, Mapping):
+        named = {name: one for name, one in value.items() if name != "$schema" or not isinstance(one, str)}
+        return {name: _without_dialects(one) for name, one in named.items()}
+    return [_without_dialects(one) for one in value] if isinstance(value, list) else value
 
 
 def _check_inside(schema: Mapping[str, Any]) -> None:

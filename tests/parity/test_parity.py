@@ -336,9 +336,11 @@ def test_no_pattern_takes_long_to_match(pattern: str) -> None:
     ],
 )
 def test_patterns_mean_what_they_mean_in_a_schema(pattern: str, text: str, matches: bool) -> None:
-    schema = json_schema.read_schema(json.dumps({"properties": {"a": {"pattern": pattern}}}))
-    found = json_schema.validity(schema, [JsonAnswers().parse(json.dumps({"a": text}))])
-    assert (found.errors == ()) == matches
+    inside = {"$schema": "https://json-schema.org/draft/2020-12/schema", "properties": {"a": {"pattern": pattern}}}
+    for schema in (inside, {"$ref": "#/$defs/x", "$defs": {"x": inside}}):
+        read = json_schema.read_schema(json.dumps(schema))
+        found = json_schema.validity(read, [JsonAnswers().parse(json.dumps({"a": text}))])
+        assert (found.errors == ()) == matches
 
 
 @pytest.mark.parametrize(
