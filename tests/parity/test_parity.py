@@ -308,7 +308,7 @@ def test_a_schema_that_cannot_be_used_is_refused(text: str, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["^(a+)+$", "^(a|aa)+$", "^(a|a)*$", "^(a?){30}a{30}$", "(.*a){20}$", "a*a*a*a*a*$"]
+    "pattern", ["^(a+)+$", "^(a|aa)+$", "^(a|a)*$", "^(a?){30}a{30}$", "(.*a){20}$", "^a*a*a*a*a*$"]
 )
 def test_no_pattern_takes_long_to_match(pattern: str) -> None:
     """With a backtracking engine, each of these takes hours for such texts."""
