@@ -26,7 +26,7 @@ _SENTENCES = {
     "training": _("Train a model on your stories and follow its progress."),
     "cost": _("Compare prices, estimate your workload, and see what you have spent."),
     "story": _("Pick a model, give it an idea, and watch the story appear."),
-    "move": _("Archive your OpenAI account: every tuned model, its files and its history."),
+    "move": _("Archive, retrain and replace your tuned models before their provider stops them."),
     "settings": _("The engine, the providers, the language, and where your data is stored."),
 }
 entrance = Entrance()

@@ -1,5 +1,5 @@
-"""Training: your jobs, a comparison of several jobs, the dialog for a new job, prompts instead of training, and the
-curve of any results file.
+"""Training: your jobs, a comparison of several jobs, the dialog for a new job, prompts instead of training, models to
+train on, and the curve of any results file.
 
 A link to vote on two models' answers opens the vote instead.
 """
@@ -12,7 +12,15 @@ from pages.ui import visible
 from pages.ui.components import budget_notes, cards, views
 from pages.ui.i18n import _
 from pages.ui.sign_in import is_team
-from pages.ui.training import export_dialog, job_dialog, job_view, parity_vote, prompt_trial, results_file
+from pages.ui.training import (
+    candidate_page,
+    export_dialog,
+    job_dialog,
+    job_view,
+    parity_vote,
+    prompt_trial,
+    results_file,
+)
 
 
 def _parts() -> None:
@@ -25,6 +33,7 @@ def _parts() -> None:
             {
                 "jobs": _("Jobs") if is_team() else _("Your jobs"),
                 prompt_trial.PART: _("Tune or prompt?"),
+                candidate_page.PART: _("Candidates"),
                 "read": _("Read a results file"),
             },
         )
@@ -40,6 +49,9 @@ def _parts() -> None:
         elif part == prompt_trial.PART:
             budget_notes.show()
             prompt_trial.show()
+        elif part == candidate_page.PART:
+            budget_notes.show()
+            candidate_page.show()
         else:
             results_file.show()
         job_dialog.show()

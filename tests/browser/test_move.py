@@ -148,12 +148,24 @@ def _compare(visitor: _Visitor) -> None:
     page = visitor.page
     page.get_by_test_id("stTopNav").get_by_role("link", name="Move").click()
     visitor.press("move_compare")
-    visitor.press("training_evaluation_start")
-    visitor.wait_for("training_parity")
-    page.locator(".st-key-training_parity summary").first.click()
     visitor.press("training_parity_start")
     visitor.wait_for("training_parity_json")
     visitor.show(page.locator(".st-key-training_parity strong"), "move-verdict")
+    if visitor.film is None:
+        _vote(page)
+
+
+def _vote(page: Page) -> None:
+    """The arrow keys vote on the page that the card's link opens."""
+    press(page, "training_vote_link")
+    address = page.get_by_role("link", name="Open", exact=True).get_attribute("href")
+    assert address is not None and page.context.browser is not None
+    ballot = visit(page.context.browser, address, locale="en-US")
+    for voted, key in enumerate(("ArrowLeft", "ArrowDown", "ArrowRight")):
+        expect(ballot.get_by_test_id("stProgress")).to_contain_text(f"{voted} of")
+        ballot.keyboard.press(key)
+    expect(ballot.get_by_test_id("stProgress")).to_contain_text("3 of")
+    ballot.context.close()
 
 
 def _switch(visitor: _Visitor) -> None:

@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
 from core.db.store import Store
-from core.db.tables import ModelShadow, ShadowPair, utcnow
+from core.db.tables import ModelShadow, ShadowPair, TrainingJob, utcnow
 from core.errors import FabulaError
 from core.migrate import account_views, accounts, mover, sources, tunes
 from core.migrate.sources import AccountForm
@@ -21,7 +21,7 @@ from core.settings import Settings
 from pages.ui import cache, visible
 from pages.ui.cache import OfferedModels
 from tests.support.alias_api import AliasApi
-from tests.support.app_pages import again, click, field, trouble, visit, words
+from tests.support.app_pages import again, click, field, opened, trouble, visit, words
 from tests.support.azure_account import AzureAccount
 from tests.support.ledger_rows import put_job
 from tests.support.openai_account import KEY, Fault, OpenAIAccount, training_lines
@@ -96,7 +96,7 @@ def test_an_archived_model_leads_to_training_on_its_data_set(store: Store, accou
     _work(store)
     at = again(at)
     chosen = field(at, "move_next_model")
-    assert "Data set ready" in chosen.options[0] and "Archived" in chosen.options[-1]
+    assert [one.partition(" ")[0] for one in chosen.options] == ["intents"] * 3 and "Data set ready" in words(at)
     lost = next(
         one for one in tunes.list_tunes(store, account_views.list_accounts(store)[0].id) if one.dataset_id is None
     )
@@ -124,6 +124,25 @@ def test_a_model_that_was_trained_again_is_compared_with_the_old_one(store: Stor
     assert at.session_state["training_tab"] == "evaluation" and job_id in str(at.query_params)
 
 
+def test_a_training_on_its_data_is_followed_and_its_end_shown(store: Store, account: OpenAIAccount) -> None:
+    at = _connected(account)
+    _work(store)
+    click(again(at), "move_archive")
+    _work(store)
+    ready = next(one for one in _tunes(store) if one.dataset_id)
+    job_id = put_job(store, status="running", name="again", dataset_id=ready.dataset_id)
+    at = again(at)
+    field(at, "move_next_model").set_value(ready.id).run()
+    assert "again · training" in words(at) and "move_follow" in _keys(at) and "move_compare" not in _keys(at)
+    with store.session() as session:
+        job = session.get_one(TrainingJob, job_id)
+        job.status, job.fine_tuned_model, job.finished_at = "succeeded", "ft:writer:fabula:x:1", utcnow()
+    at = again(at)
+    assert "again · training" not in words(at) and "move_compare" in _keys(at) and "Retrained" in words(at)
+    click(at, "move_retrain")  # the chosen model is kept when the visitor comes back
+    assert field(again(opened(at, "move")), "move_next_model").value == ready.id
+
+
 def test_programs_are_switched_over_and_back(
     store: Store, account: OpenAIAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,13 +160,15 @@ def test_programs_are_switched_over_and_back(
     assert "move_switch_back" not in _keys(at)
     code = next(one.value for one in at.code if "ChatOpenAI" in one.value)
     assert 'base_url="https://engine.example/v1"' in code
+    assert at.button(key="move_switch_on").disabled  # nothing was trained on its data: the visitor has to choose
+    field(at, f"move_switch_to_{field(at, 'move_next_model').value}").set_value("tuned-here").run()
     click(at, "move_switch_on")
     assert not trouble(at) and list(engine.models.values()) == ["tuned-here"]
     (old,) = engine.models
     at = again(at)
     field(at, "move_next_model").set_value(next(one.id for one in _tunes(store) if one.model == old)).run()
-    assert "Switched" in list(at.dataframe[0].value["state"])
-    assert f"`{old}` → `tuned-here`" in words(at) and "by local" in words(at)
+    assert "Switched" in list(at.dataframe[0].value["state"]) and at.button(key="move_switch_on").disabled
+    assert f"`{old}` → `tuned-here`" in words(at) and "Switched just now." in words(at)
     assert [one.value for one in at.metric if one.label == "Switched"] == ["1 / 3"]
     engine.models[old] = "elsewhere"  # someone else, at the same moment
     click(at, "move_switch_back")

@@ -60,7 +60,7 @@ def test_several_are_started_with_one_confirmation_and_only_once(store: Store, o
     rows = {f"{row.provider}/{row.model}": row for row in table.itertuples()}
     azure = rows["Azure OpenAI/gpt-4.1-nano-2025-04-14"]
     assert (azure.price, azure.time, str(azure.last)) == ("unknown", "unknown", "2027-10-14")
-    assert "an hour" in rows["Together/Qwen/Qwen3-8B"].calls and rows["Together/Qwen/Qwen3-8B"].price.startswith("$")
+    assert "an hour" in rows["Together/Qwen3-8B"].calls and rows["Together/Qwen3-8B"].price.startswith("$")
     assert rows["Engine/gemma-3-270m" if "Engine/gemma-3-270m" in rows else "The engine/gemma-3-270m"].note
     assert field(opened, "candidates_train").disabled
 

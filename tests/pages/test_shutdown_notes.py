@@ -29,7 +29,7 @@ _TUNED = "ft:gpt-99:acme:intents:A1"
 _FAR = "ft:gpt-99:acme:far:B2"
 _BASE = "gpt-98"
 _GONE = "ft:gpt-99:acme:gone:C3"
-_PROBED = (
+_PROBED: tuple[SimpleNamespace, list[str]] = (
     SimpleNamespace(done=True, get=lambda: ProbeReport((Finding("chat", "yes"),), 3, _TUNED, utcnow())),
     [],
 )  # the test of a provider that has just ended

@@ -839,6 +839,23 @@ def test_a_finished_evaluation_shows_both_with_intervals_and_every_answer(server
     assert not at.button(key="training_evaluation_start").disabled
 
 
+def test_a_new_job_leads_to_the_candidates_for_its_rows(server: FaultServer, sample: str) -> None:
+    at = click(visit("training", training_part="new"), "training_candidates")
+    assert at.session_state["training_part"] == "candidates" and field(at, "training_dataset").value == sample
+    until(lambda: any("calls" in one.value for one in at.dataframe) or not again(at), "the candidates")
+    assert "candidates_train" in [one.key for one in at.button]
+
+
+def test_without_an_evaluation_both_models_are_asked_with_one_click(server: FaultServer, store: Store) -> None:
+    server.models += [{**server.models[0], "id": "third"}]
+    dataset_id = put_labelled_rows(store, held_out=30, rows=40)
+    put_job(store, status="succeeded", fine_tuned_model="ft:writer:fabula:x:1", dataset_id=dataset_id)
+    at = visit("training", training_tab="evaluation", training_parity_model="engine/third")
+    click(at, "training_parity_start")
+    asked = evaluations.list_evaluations(store)
+    assert {(one.model, one.total) for one in asked} == {("third", 30), ("ft:writer:fabula:x:1", 30)}
+
+
 def test_a_model_is_compared_with_the_one_that_it_replaces(server: FaultServer, store: Store) -> None:
     server.models += [{**server.models[0], "id": "third"}]
     dataset_id, made = put_labelled_rows(store, held_out=120, rows=150), "ft:writer:fabula:x:1"

@@ -161,8 +161,13 @@ def short_name(model: str) -> str:
     return f"{own_name or model} · {parts[1]}"
 
 
+def own_name(model: str) -> str:
+    """A tuned model's suffix and id, without its base, for columns of tables; any other text unchanged."""
+    return short_name(model).partition(" · ")[0] if model.startswith("ft:") else model
+
+
 def dated_name(provider: str, model: str) -> str:
-    """The same, with its last day if it stops soon or has stopped."""
+    """A model's short name, with its last day if it stops soon or has stopped."""
     return shutdown_notes.with_date(short_name(model), shutdown_notes.notice_of(provider, model))
 
 

@@ -47,7 +47,8 @@ def show() -> None:
         answer(found, choice)
         bars(found, choice, list_names(book))
         table(book, found, choice)
-        shutdown_notes.show_all((line.provider, line.model, line.price.base_model) for line in found)
+        usable = (line for line in found if not line.ended)  # the table says when the others stopped
+        shutdown_notes.show_all((line.provider, line.model, line.price.base_model) for line in usable)
         _machine(found)
         say_rate((line.price.currency for line in found if not line.price.local), choice.currency, choice.rate)
     _date_of_prices(sum(line.stale for line in found))

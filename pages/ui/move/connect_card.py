@@ -76,7 +76,7 @@ def _account() -> None:
         )
         if company == "azure":
             text_field(_("Address of the resource"), _RESOURCE, _LONGEST, width=480, placeholder=_RESOURCE_EXAMPLE)
-        text_field(_("API key"), _KEY, _LONGEST, type="password", width=480, autocomplete="off")
+        _key_field(_("API key"), _KEY)
         saved_key.toggle()
     if company == "openai" and price_list(chosen or "openai") not in ("azure", "together"):
         _more(chosen)
@@ -86,10 +86,16 @@ def _account() -> None:
     )  # fmt: skip
 
 
+def _key_field(label: str, key: str) -> None:
+    """Render the field of a key. Streamlit ignores a password that is left with Tab, so the field names Enter."""
+    placeholder = _("Paste the key, then press Enter")
+    text_field(label, key, _LONGEST, type="password", width=480, autocomplete="off", placeholder=placeholder)
+
+
 def _more(chosen: str) -> None:
     """Render what only accounts at OpenAI have."""
     with st.expander(_("More options"), key="move_more"):
-        text_field(_("Admin key (optional)"), _ADMIN_KEY, _LONGEST, type="password", width=480, autocomplete="off")
+        _key_field(_("Admin key (optional)"), _ADMIN_KEY)
         st.caption(_("Only an admin key may read usage: calls, dollars and the last use of each model."))
         if chosen == _TYPED:
             state.set_default(_URL, accounts.OPENAI_URL)

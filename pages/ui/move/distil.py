@@ -31,7 +31,7 @@ def button(archive_id: str, tune: Tune, provider: str) -> None:
     ):  # fmt: skip
         _open(archive_id, tune, provider)
     if not provider:
-        st.caption(_("To call the old model, add its provider under Settings → Providers with this key."))
+        st.caption(_("To call the old model, add its provider and the key of its account under Settings."))
 
 
 def _open(archive_id: str, tune: Tune, provider: str) -> None:

@@ -11,13 +11,13 @@ from core.datasets import versions
 from core.finetuning import job_views
 from core.finetuning.job_views import JobView
 from core.migrate.tunes import Tune
-from pages.ui import cache, state, visible
-from pages.ui.components import models
+from pages.ui import cache, live_updates, state, visible
+from pages.ui.components import models, views
 from pages.ui.dataset import dataset_picker
-from pages.ui.i18n import _, localized
+from pages.ui.i18n import _, localized, n_, plain
 from pages.ui.move import candidates, distil, switch_card
 from pages.ui.move.tune_table import STATE_NAMES
-from pages.ui.training import job_list, prompt_trial
+from pages.ui.training import job_labels, job_list, parity_view, prompt_trial
 
 _MODEL = "move_next_model"
 _ORDER = ("data", "retrained", "compared", "archived", "switched")
@@ -36,17 +36,44 @@ def show(archive_id: str, listed: Sequence[Tune], provider: str, today: date) ->
     by_id = {one.id: one for one in ready}
     if state.get(_MODEL) not in by_id:
         state.set_value(_MODEL, ready[0].id)
+    _watch_trainings(listed)
     with st.container(border=True, key="move_next"):
         chosen = st.selectbox(
-            _("Next step for"), list(by_id), format_func=lambda one: _title(by_id[one]), key=_MODEL, width=480
-        )
-        _buttons(archive_id, by_id[str(chosen)], provider)
-    candidates.show(archive_id, by_id[str(chosen)])
-    switch_card.show(by_id[str(chosen)], provider)
+            _("Next step for"), list(by_id), format_func=lambda one: _title(by_id[one]), key=_MODEL, width=480,
+            persist_state="session",
+        )  # fmt: skip
+        tune = by_id[str(chosen)]
+        left = tune.days_left(today)
+        views.facts((_(STATE_NAMES[tune.state]), "" if left is None else n_("{n} day left", "{n} days left", left)))
+        _buttons(archive_id, tune, provider)
+    candidates.show(archive_id, tune)
+    switch_card.show(tune, provider)
 
 
 def _title(tune: Tune) -> str:
-    return f"{models.short_name(tune.model or tune.id)} · {_(STATE_NAMES[tune.state])}"
+    """The model's name. Without its state: the browser keeps the label of a chosen option when it changes."""
+    return models.short_name(tune.model or tune.id)
+
+
+def _watch_trainings(listed: Sequence[Tune]) -> None:
+    """Render the trainings on the data sets of the account that are going on; rerun the page when one ends."""
+    datasets = {one.dataset_id for one in listed if one.dataset_id is not None}
+    going = tuple(one.id for one in visible.job_list() if one.dataset_id in datasets and not one.finished)
+    if going:
+        st.fragment(_trainings)(going)
+
+
+def _trainings(ids: tuple[str, ...]) -> None:
+    going = live_updates.follow(_statuses, ids)
+    for name, status in going:
+        st.caption(f":material/exercise: {plain(name)} · {job_labels.status_word(status)}")
+    if len(going) < len(ids):
+        st.rerun()
+
+
+def _statuses(ids: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Name and status of those jobs that have not ended."""
+    return tuple((one.name, one.status) for one in cache.job_list() if one.id in ids and not one.finished)
 
 
 def _buttons(archive_id: str, tune: Tune, provider: str) -> None:
@@ -54,28 +81,31 @@ def _buttons(archive_id: str, tune: Tune, provider: str) -> None:
         st.caption(localized(tune.reason or _("Its files are archived. There is no data set to train on.")))
         distil.button(archive_id, tune, provider)
         return
-    trained = _trained_here(tune)
+    jobs = _jobs_here(tune)
+    trained = next((one for one in jobs if one.fine_tuned_model is not None), None)
+    going = next((one for one in jobs if not one.finished), None)
     with st.container(horizontal=True):
-        if trained is not None and st.button(
-            _("Compare with the old model"), icon=":material/balance:", type="primary", key="move_compare"
+        if going is not None and st.button(
+            _("Follow the training"), icon=":material/show_chart:", type="primary", key="move_follow"
         ):
+            job_list.open_from_elsewhere(going.id)
+            st.switch_page("training.py")
+        if trained is not None and st.button(
+            _("Compare with the old model"), icon=":material/balance:", key="move_compare",
+            type="primary" if going is None and tune.state == "retrained" else "secondary",
+        ):  # fmt: skip
             _open_evaluation(trained, provider, tune.model)
         if st.button(
             _("Train on this data") if trained is None else _("Train again"), icon=":material/exercise:",
-            type="secondary" if trained is not None or candidates.is_shown(tune) else "primary", key="move_retrain",
+            type="secondary" if jobs or candidates.is_shown(tune) else "primary", key="move_retrain",
         ):  # fmt: skip
             _open_new_job(tune, tune.dataset_id)
         candidates.button(tune)
         if trained is None and st.button(_("Try prompts first"), icon=":material/science:", key="move_prompts"):
             prompt_trial.open_for(tune.dataset_id, _version_of(tune), f"{provider}/{tune.model}")
             st.switch_page("training.py")
-        if st.button(_("View the data set"), icon=":material/grid_view:", key="move_dataset"):
-            dataset_picker.open_part(tune.dataset_id)
-            st.switch_page("dataset.py")
-        distil.button(archive_id, tune, provider)
-        if tune.job_id is not None and st.button(_("Open the job"), icon=":material/show_chart:", key="move_job"):
-            job_list.open_from_elsewhere(tune.job_id)
-            st.switch_page("training.py")
+        with st.popover(_("More"), icon=":material/more_horiz:"):
+            _more(archive_id, tune, tune.dataset_id, provider)
     if trained is not None and not provider:
         st.caption(
             _(
@@ -85,16 +115,30 @@ def _buttons(archive_id: str, tune: Tune, provider: str) -> None:
         )
 
 
-def _trained_here(tune: Tune) -> JobView | None:
-    """The newest job here that has trained a model on its data set."""
+def _more(archive_id: str, tune: Tune, dataset_id: str, provider: str) -> None:
+    """Render what is needed less often."""
+    if st.button(_("View the data set"), icon=":material/grid_view:", key="move_dataset", width="stretch"):
+        dataset_picker.open_part(dataset_id)
+        st.switch_page("dataset.py")
+    if tune.job_id is not None and st.button(
+        _("Open the job"), icon=":material/show_chart:", key="move_job", width="stretch"
+    ):
+        job_list.open_from_elsewhere(tune.job_id)
+        st.switch_page("training.py")
+    distil.button(archive_id, tune, provider)
+
+
+def _jobs_here(tune: Tune) -> list[JobView]:
+    """The jobs here that have trained a model on its data set, or are doing so, the newest first."""
     found = [
         one
         for one in visible.job_list()
         if one.dataset_id == tune.dataset_id
-        and one.fine_tuned_model not in (None, tune.model)
         and one.id != tune.job_id
+        and one.fine_tuned_model != tune.model
+        and (one.fine_tuned_model is not None or not one.finished)
     ]
-    return max(found, key=lambda one: one.created_at, default=None)
+    return sorted(found, key=lambda one: one.created_at, reverse=True)
 
 
 def _open_new_job(tune: Tune, dataset_id: str) -> None:
@@ -122,6 +166,5 @@ def _old_split(tune: Tune) -> str | None:
 def _open_evaluation(job: JobView, provider: str, old_model: str | None) -> None:
     job_list.open_from_elsewhere(job.id)
     state.set_value("training_tab", "evaluation")
-    if provider and old_model:
-        state.set_value("training_parity_model", f"{provider}/{old_model}")
+    parity_view.open_for(job, f"{provider}/{old_model}" if provider and old_model else None)
     st.switch_page("training.py")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 import streamlit as st
 
+from core.actor import LOCAL
 from core.db.tables import utcnow
 from core.migrate import snippets, switch
 from core.migrate.switch import SwitchView
@@ -16,7 +18,7 @@ from core.providers.registry import ENGINE
 from pages.ui import cache, state, visible
 from pages.ui.components import cards, models
 from pages.ui.i18n import _, ago, code, plain, sentences
-from pages.ui.move import shadow_card
+from pages.ui.move import candidates, shadow_card
 from pages.ui.settings import aliases
 from pages.ui.sign_in import current_actor
 
@@ -52,7 +54,9 @@ def _target(now: SwitchView) -> None:
     st.markdown(_("{alias} → {model}").format(alias=code(now.alias), model=code(now.model)))
     if now.since is not None:
         when = ago(now.since, utcnow())
-        if now.by:
+        if now.by == LOCAL.id:  # without sign-in there is only one person
+            st.caption(_("Switched {when}.").format(when=when))
+        elif now.by:
             name = plain(people.name_of(cache.store(), now.by))
             st.caption(_("Switched {when} by {name}.").format(when=when, name=name))
         else:
@@ -69,18 +73,21 @@ def _target(now: SwitchView) -> None:
 def _choice(tune: Tune, now: SwitchView) -> str | None:
     """Render the choice of the new model, and the buttons to switch and to go back. Returns the chosen model."""
     old = str(tune.model)
-    offered = _offered(tune, now)
+    offered, trained = _offered(tune)
     key = f"move_switch_to_{tune.id}"
-    if offered and state.get(key) not in offered:
-        state.set_value(key, offered[0])
+    if state.get(key) not in offered:
+        state.set_value(key, now.model if now.model in offered else next(iter(trained), None))
     chosen = st.selectbox(
-        _("New model"), offered, format_func=models.short_name, key=key, width=480,
-        placeholder=_("No model on the engine yet"), disabled=not offered,
+        _("New model"), offered, None, key=key, width=480, disabled=not offered,
+        format_func=lambda model: _label(model, trained),
+        placeholder=_("Train a model on this data first") if offered else _("No model on the engine yet"),
     )  # fmt: skip
     with st.container(horizontal=True):
         st.button(
             _("Switch") if now.model is None else _("Switch to this model"), icon=":material/swap_horiz:",
-            key="move_switch_on", disabled=chosen is None, on_click=_switch, args=(old, chosen, now.expected),
+            type="primary" if tune.state == "compared" and not candidates.is_shown(tune) else "secondary",
+            key="move_switch_on", disabled=chosen in (None, now.model), on_click=_switch,
+            args=(old, chosen, now.expected),
         )  # fmt: skip
         if now.model is not None:
             st.button(
@@ -90,13 +97,20 @@ def _choice(tune: Tune, now: SwitchView) -> str | None:
     return chosen
 
 
-def _offered(tune: Tune, now: SwitchView) -> list[str]:
-    """Models of the engine that can answer instead: first those trained on the old model's data, newest first."""
-    found = [one.id for one in visible.models().found if one.provider == ENGINE and one.id != now.model]
+def _offered(tune: Tune) -> tuple[list[str], list[str]]:
+    """Models of the engine that can answer instead: first those trained on the old model's data, newest first; and
+    those alone.
+    """
+    found = [one.id for one in visible.models().found if one.provider == ENGINE]
     jobs = sorted(visible.job_list(), key=lambda job: job.created_at, reverse=True)
-    trained = [job.fine_tuned_model for job in jobs if job.dataset_id == tune.dataset_id and job.id != tune.job_id]
-    first = [model for model in dict.fromkeys(trained) if model in found]
-    return [*first, *(model for model in found if model not in first)]
+    made = [job.fine_tuned_model for job in jobs if job.dataset_id == tune.dataset_id and job.id != tune.job_id]
+    trained = [model for model in dict.fromkeys(made) if model in found] if tune.dataset_id is not None else []
+    return [*trained, *(model for model in found if model not in trained)], trained
+
+
+def _label(model: str, trained: Sequence[str]) -> str:
+    name = models.short_name(model)
+    return name if model in trained else _("{model} · not trained on this data").format(model=name)
 
 
 def _back_label(now: SwitchView) -> str:

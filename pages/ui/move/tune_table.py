@@ -10,6 +10,7 @@ import streamlit as st
 
 from core.migrate import tunes
 from core.migrate.tunes import LostFile, Tune
+from pages.ui.components import models
 from pages.ui.i18n import _, as_markdown, localized, mark, n_
 
 STATE_NAMES = {
@@ -27,6 +28,7 @@ _METHODS = {
 }
 _SHOWN_ROWS = 12
 _HEIGHT = 480  # pixels
+_NAME = 130  # pixels: on a phone, state and last day fit beside it
 _MOST_LOST = 20
 
 
@@ -34,13 +36,11 @@ def show(listed: Sequence[Tune], today: date, *, usage: bool) -> None:
     """Render the table. `usage`: whether calls and dollars are known."""
     notes = ["" if one.reason is None else localized(one.reason) for one in listed]
     columns = {
-        "model": [one.model or one.id for one in listed],
+        "model": [models.own_name(one.model or one.id) for one in listed],
         "state": [_(STATE_NAMES[one.state]) for one in listed],
         "dark": [one.dark_on for one in listed],
         "left": [one.days_left(today) for one in listed],
         **({"note": notes} if any(notes) else {}),
-        "base": [one.base_model for one in listed],
-        "method": [_(_METHODS[one.method]) if one.method in _METHODS else one.method for one in listed],
         "rows": [one.trained_rows for one in listed],
         "tokens": [one.trained_tokens for one in listed],
         **(
@@ -52,14 +52,17 @@ def show(listed: Sequence[Tune], today: date, *, usage: bool) -> None:
             if usage
             else {}
         ),
+        "base": [one.base_model for one in listed],
+        "method": [_(_METHODS[one.method]) if one.method in _METHODS else one.method for one in listed],
         "status": [one.status for one in listed],
+        "id": [one.model or one.id for one in listed],
     }
     st.dataframe(
         pd.DataFrame(columns),
         hide_index=True,
         height="content" if len(listed) <= _SHOWN_ROWS else _HEIGHT,
         column_config={
-            "model": st.column_config.TextColumn(_("Model"), width=340),
+            "model": st.column_config.TextColumn(_("Model"), width=_NAME, pinned=True),
             "state": st.column_config.TextColumn(_("State"), help=_states()),
             "dark": st.column_config.DateColumn(_("Stops on"), format="YYYY-MM-DD"),
             "left": st.column_config.NumberColumn(_("Days left")),
@@ -70,11 +73,12 @@ def show(listed: Sequence[Tune], today: date, *, usage: bool) -> None:
             ),
             "tokens": st.column_config.NumberColumn(_("Tokens"), format="localized", help=_("Billed training tokens.")),
             "used": st.column_config.DateColumn(_("Last used"), format="YYYY-MM-DD", help=_("In the last 180 days.")),
-            "calls": st.column_config.NumberColumn(_("Calls"), help=_("In the last 30 days.")),
+            "calls": st.column_config.NumberColumn(_("Calls"), format="localized", help=_("In the last 30 days.")),
             "usd": st.column_config.NumberColumn(
                 _("Cost (USD)"), format="%.2f", help=_("In the last 30 days, at list prices.")
             ),
             "status": st.column_config.TextColumn(_("Job")),
+            "id": st.column_config.TextColumn(_("Model id"), width=340),
             "note": st.column_config.TextColumn(_("What is missing, and what to do"), width=360),
         },
         placeholder="",

@@ -48,7 +48,7 @@ def card() -> None:
 
 def _person(one: PersonView, actor: Actor) -> None:
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        with st.container(gap=None, width="content"):
+        with st.container(gap=None, width="stretch"):  # its facts wrap, so that the buttons stay beside them
             badges = [_(":orange-badge[:material/block: disabled]")] if one.disabled else []
             badges += [_(":gray-badge[you]")] if one.id == actor.id else []
             st.markdown(" ".join([f"**{plain(one.name)}**", *badges]))

@@ -60,14 +60,6 @@ def show(data: TrainingData) -> None:
         candidate_confirm.show(data, chosen)
 
 
-def table(data: TrainingData) -> None:
-    """Render the table only."""
-    with cards.show_errors():
-        found = background.wait_for_task(_compared(data))
-        if found is not None:
-            _table(found)
-
-
 # --- what is compared -------------------------------------------------------------------------------------------------
 
 
@@ -115,11 +107,11 @@ def _table(found: Sequence[TrainingCandidate]) -> None:
     st.dataframe(
         pd.DataFrame(
             {
-                "model": [one.offer.model for one in found],
-                "provider": [localized(one.offer.provider_name) for one in found],
+                "model": [one.offer.model.rpartition("/")[2] for one in found],
                 "state": [
                     _(_STATES["unfit" if one.blocked and not one.offer.reason else one.offer.state]) for one in found
                 ],
+                "provider": [localized(one.offer.provider_name) for one in found],
                 "price": [_plain(candidate_confirm.price(one)) for one in found],
                 "time": [_time(one) for one in found],
                 "calls": [_calls(one) for one in found],
@@ -143,7 +135,7 @@ def _columns(found: Sequence[TrainingCandidate]) -> dict[str, Any]:
     config: Any = st.column_config
     longest = number(max((one.longest for one in found), default=0))
     return {
-        "model": config.TextColumn(_("Model"), width=230),
+        "model": config.TextColumn(_("Model"), width=190),
         "provider": config.TextColumn(_("Provider"), width=105),
         "state": config.TextColumn(_("State"), width=125),
         "price": config.TextColumn(
@@ -155,7 +147,7 @@ def _columns(found: Sequence[TrainingCandidate]) -> dict[str, Any]:
             help=_("From measured training steps or earlier jobs on the model. ~: scaled from this machine's speed."),
         ),
         "calls": config.TextColumn(
-            _("1,000 calls"), width=185,
+            _("1,000 calls"), width=225,
             help=_(
                 "With the mean prompt and answer of these rows, at the price of the tuned model. On the engine: the "
                 "machine time of the answers."

@@ -49,9 +49,9 @@ def _all(job: JobView, was_running: bool) -> None:
         pairs = _evaluations_of_job(job, found)
         if pairs:
             _result(*_shown(job, pairs))
-        _start(job, running=running)
-        if pairs:
-            parity_view.show(job, pairs[0][0], on_same_rows)
+        limit = _start(job, running=running)
+        if pairs or limit is not None:
+            parity_view.show(job, pairs[0][0] if pairs else None, on_same_rows, limit or 0)
         if len(found) > 1:
             _all_evaluations(found)
 
@@ -153,8 +153,8 @@ def _figures(one: EvaluationView) -> None:
     evaluation_results.scores(metrics)
 
 
-def _start(job: JobView, *, running: bool) -> None:
-    """Render the rows for an evaluation, their number, and the start button."""
+def _start(job: JobView, *, running: bool) -> int | None:
+    """Render the rows for an evaluation, their number, and the start button. Returns the number; None without rows."""
     if job.fine_tuned_model is None or job.dataset_id is None:
         st.caption(
             _(
@@ -162,7 +162,7 @@ def _start(job: JobView, *, running: bool) -> None:
                 "were not used for training."
             )
         )
-        return
+        return None
     rows = holdout.held_out(cache.store(), job.dataset_id, job.version_id)
     if not rows.usable:
         st.info(
@@ -172,7 +172,7 @@ def _start(job: JobView, *, running: bool) -> None:
             ),
             icon=":material/info:",
         )
-        return
+        return None
     with st.container(border=True):
         st.markdown(_held_out(rows))
         with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -187,6 +187,7 @@ def _start(job: JobView, *, running: bool) -> None:
             )  # fmt: skip
         if not cache.models().found:
             models.none_yet()
+    return int(limit)
 
 
 def _held_out(rows: HeldOut) -> str:

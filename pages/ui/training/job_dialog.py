@@ -19,7 +19,7 @@ from pages.ui import cache, state
 from pages.ui.components import cards, models, views
 from pages.ui.i18n import _, mark, n_, percent, plain, usd
 from pages.ui.sign_in import current_actor
-from pages.ui.training import job_check, job_estimate, job_form, job_list, job_options, prompt_trial
+from pages.ui.training import candidate_page, job_check, job_estimate, job_form, job_list, job_options, prompt_trial
 from pages.ui.training.job_estimate import JobRequirements
 from pages.ui.training.job_form import JobDraft
 
@@ -90,7 +90,7 @@ def _body() -> None:
                 args=(_STEP, step - 1),
             )
         else:
-            _prompts_button()
+            _other_ways()
         if step < len(_STEPS):
             st.button(
                 _(_NEXT[step - 1]), type="primary", icon=":material/arrow_forward:", key="training_next",
@@ -100,13 +100,20 @@ def _body() -> None:
             st.rerun()
 
 
-def _prompts_button() -> None:
-    """Render the button that tries prompts on the chosen rows instead."""
-    if st.button(
-        _("Try prompts first"), icon=":material/science:", type="tertiary", key="training_try_prompts",
-        help=_("See how well a base model does the task with examples in its prompt, before you train."),
-        on_click=_try_prompts,
-    ):  # fmt: skip
+def _other_ways() -> None:
+    """Render the buttons that lead elsewhere with the chosen rows: prompts instead of training, and other models."""
+    with st.container(horizontal=True, width="content"):
+        prompts = st.button(
+            _("Try prompts first"), icon=":material/science:", type="tertiary", key="training_try_prompts",
+            help=_("See how well a base model does the task with examples in its prompt, before you train."),
+            on_click=_try_prompts,
+        )  # fmt: skip
+        candidates = st.button(
+            _("Compare candidates"), icon=":material/compare_arrows:", type="tertiary", key="training_candidates",
+            help=_("See every model that can be trained on these rows, with price, time and cost of calls."),
+            on_click=_compare_candidates,
+        )  # fmt: skip
+    if prompts or candidates:
         st.rerun()
 
 
@@ -115,6 +122,11 @@ def _try_prompts() -> None:
         _close()
         if (kept := job_form.keep_rows()) is not None:
             prompt_trial.open_for(*kept)
+
+
+def _compare_candidates() -> None:
+    _close()
+    state.set_value("training_part", candidate_page.PART)
 
 
 def _close() -> None:

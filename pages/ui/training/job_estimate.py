@@ -21,6 +21,7 @@ from core.finetuning.job_form import (
 )
 from core.finetuning.preflight import Preflight
 from core.pricing.tokens import TokenCount
+from core.providers import ModelInfo
 from pages.ui import background, state
 from pages.ui.components import cards, shutdown_notes, views
 from pages.ui.components.fields import text_field
@@ -120,20 +121,27 @@ def facts(draft: JobDraft, found: JobRequirements) -> None:
             ":gray[:material/help:]",
         )
         account = found.account
-        account_text = (
-            (icon, account.reason),
-            (":material/arrow_forward:", account.next_step),
-            (":material/event:", account.lifetime),
-        )
-        for mark, sentence in account_text:
+        for mark, sentence in ((icon, account.reason), (":material/arrow_forward:", account.next_step)):
             if sentence:
                 st.markdown(f"{mark} {as_markdown(sentence)}")
-        shutdown_notes.show(draft.base.provider, f"ft:{draft.base.id}", draft.base.id)
+        _lifetime(draft.base, account)
         if account.lasting:
             st.button(
                 _("Try again"), icon=":material/refresh:", key="training_account_again",
                 on_click=cached_training.ask_account_again, args=(draft.base.provider, draft.base.id),
             )  # fmt: skip
+
+
+def _lifetime(base: ModelInfo, account: Preflight) -> None:
+    """Render how long the tuned model can be called, with the way to Move if that is not long."""
+    tuned = f"ft:{base.id}"
+    notice = shutdown_notes.notice_of(base.provider, tuned, base.id)
+    if notice is None:
+        st.markdown(f":material/event: {as_markdown(account.lifetime)}")
+    elif account.callable_until is not None:
+        shutdown_notes.line(as_markdown(account.lifetime))
+    else:  # the price list has no day, but the provider has announced one
+        shutdown_notes.line(shutdown_notes.sentence(notice, tuned))
 
 
 def _numbers(draft: JobDraft) -> bool:

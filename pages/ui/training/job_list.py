@@ -162,7 +162,7 @@ def _record(job: JobView, chain: Sequence[JobView], datasets: Mapping[str, str],
     model = job.fine_tuned_model or job.base_model
     notice = shutdown_notes.notice_of(job.provider, model, job.base_model, book=book)
     return {
-        "name": job.name,
+        "name": models.own_name(job.name),  # an archived job has the name of its model
         "status": job_labels.status(job),
         "verdict": cached_training.words(job),
         "eta": None if job.finished else job_labels.time_left(job, now, short=True) or _("unknown"),

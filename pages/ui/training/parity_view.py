@@ -8,13 +8,14 @@ from dataclasses import replace
 import pandas as pd
 import streamlit as st
 
+from core.evaluation import evaluations
 from core.evaluation.evaluations import EvaluationView
 from core.finetuning.job_views import JobView
 from core.parity import from_evaluations
 from core.parity.markdown import to_markdown
 from core.parity.report import CallUsage, ParityReport, Side
 from core.providers import ModelInfo
-from pages.ui import cache, visible
+from pages.ui import cache, state, visible
 from pages.ui.components import cards, models, money, views
 from pages.ui.i18n import _, as_markdown, listed, n_, number, plain, usd
 from pages.ui.sign_in import current_actor
@@ -22,6 +23,7 @@ from pages.ui.training import cached_training, evaluation_results, parity_judge,
 from pages.ui.training.evaluation_results import share
 
 _KEY = "training_parity"
+_ASKED_FOR = "training_parity_job"  # the job whose comparison is open from the start
 _MARGINS = (1, 2, 3, 5, 10)
 _USUAL_MARGIN = 5
 _ICONS = {
@@ -33,15 +35,17 @@ _ICONS = {
 }
 
 
-def show(job: JobView, tuned: EvaluationView, on_same_rows: Sequence[EvaluationView]) -> None:
+def show(job: JobView, tuned: EvaluationView | None, on_same_rows: Sequence[EvaluationView], limit: int) -> None:
     """Render the choice of the model that is replaced, the button that evaluates it, its progress, and the card.
 
     Nothing if there are no other models; the job's base has a comparison of its own.
 
     Args:
-        tuned: the evaluation of the job's model.
+        tuned: the evaluation of the job's model; None if it has to be evaluated too.
         on_same_rows: evaluations of any model on these rows.
+        limit: number of rows for both models if the job's has no evaluation yet.
     """
+    total = limit if tuned is None else tuned.total
     own = {(job.provider, job.base_model), (job.provider, job.fine_tuned_model)}
     offered = {(one.provider, one.id): one for one in visible.models().found}
     stored = visible.usable(ModelInfo(one.model, one.provider, None, None, None) for one in on_same_rows)
@@ -49,15 +53,18 @@ def show(job: JobView, tuned: EvaluationView, on_same_rows: Sequence[EvaluationV
     others = [one for key, one in known.items() if key not in own]
     if not others:
         return
-    with st.expander(_("Replace an older model: is this one as good?"), icon=":material/swap_horiz:", key=_KEY):
+    with st.expander(_("Replace an older model: is this one as good?"), icon=":material/swap_horiz:", key=_KEY,
+                     expanded=state.get(_ASKED_FOR) == job.id):  # fmt: skip
         st.caption(
             _(
                 "Both models answer the rows that were not used for training. The answers are stored, so you can "
                 "compare even after the older model is gone."
             )
         )
-        with st.container(horizontal=True, vertical_alignment="bottom"):
-            chosen = models.picker(_("Model to replace"), f"{_KEY}_model", among=others, width=360)
+        state.set_default(f"{_KEY}_model", _likely(job, others, on_same_rows))
+        fields, below = st.container(horizontal=True, vertical_alignment="bottom"), st.container()
+        with fields:
+            chosen = models.picker(_("Model to replace"), f"{_KEY}_model", among=others, width=360, purpose_in=below)
             margin = st.select_slider(
                 _("Accepted loss (points)"), _MARGINS, _USUAL_MARGIN, key=f"{_KEY}_margin", width=220,
                 help=_("The new model is as good if it is at most this much worse, with 95 % confidence."),
@@ -65,27 +72,52 @@ def show(job: JobView, tuned: EvaluationView, on_same_rows: Sequence[EvaluationV
         if chosen is None:
             return
         asked = [one for one in on_same_rows if (one.provider, one.model) == (chosen.provider, chosen.id)]
-        old = next((one for one in asked if one.total == tuned.total), None)
+        old = next((one for one in asked if one.total == total), None)
         if old is None and (chosen.provider, chosen.id) not in offered:  # it is gone: its answers are what there is
             old = next((one for one in asked if one.answered), None)
         if old is None or old.state in ("failed", "stopped"):
             st.button(
-                _("Compare on {n} rows").format(n=number(tuned.total)), icon=":material/balance:", key=f"{_KEY}_start",
-                on_click=_start, args=(job, chosen.provider, chosen.id, tuned.total),
+                _("Compare on {n} rows").format(n=number(total)), icon=":material/balance:", key=f"{_KEY}_start",
+                on_click=_start, args=(job, chosen.provider, chosen.id, total, tuned is None),
             )  # fmt: skip
-        if old is not None:
+        if old is not None and tuned is not None:
             evaluation_results.progress(old)
             if old.metrics is not None and tuned.metrics is not None:
                 found = cached_training.parity(old, tuned, margin / 100)
+                verdict_first = st.container()
                 judged = parity_judge.show(old, tuned, margin / 100)
                 voted = parity_vote.on_card(old, tuned, margin / 100)
-                card(replace(found, judge=judged, votes=voted))
+                with verdict_first:
+                    card(replace(found, judge=judged, votes=voted))
                 if found.task == "json" or found.new.schema is not None:
                     parity_schema.show(tuned, found)
 
 
-def _start(job: JobView, provider: str, model: str, limit: int) -> None:
+def _likely(job: JobView, others: Sequence[ModelInfo], on_same_rows: Sequence[EvaluationView]) -> str | None:
+    """The model that is probably replaced: one that was asked these rows, or was trained on the same data set."""
+    asked = [(one.provider, one.model) for one in on_same_rows]
+    same_data = [one for one in visible.job_list() if one.dataset_id == job.dataset_id and one.fine_tuned_model]
+    known = {(one.provider, one.id) for one in others}
+    likely = (one for one in (*asked, *((one.provider, one.fine_tuned_model) for one in same_data)) if one in known)
+    return next((f"{provider}/{model}" for provider, model in likely), None)
+
+
+def open_for(job: JobView, old_model: str | None) -> None:
+    """Open this comparison when the job's evaluation is rendered next.
+
+    Args:
+        old_model: `provider/model` of the model that is replaced; None to leave the choice as it is.
+    """
+    state.set_value(_ASKED_FOR, job.id)
+    if old_model is not None:
+        state.set_value(f"{_KEY}_model", old_model)
+
+
+def _start(job: JobView, provider: str, model: str, limit: int, both: bool) -> None:
+    """Ask the older model; `both`: the job's own too."""
     with cards.keep_errors():
+        if both:
+            evaluations.start(cache.store(), current_actor(), evaluations.form_for(job, limit=limit))
         from_evaluations.start(cache.store(), current_actor(), job, provider, model, limit=limit)
 
 

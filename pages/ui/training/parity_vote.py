@@ -25,7 +25,8 @@ from pages.ui.training.evaluation_results import share
 
 _IN_ADDRESS = "vote"
 _KEY = "training_vote"
-_ANSWER_HEIGHT = 320
+_ANSWER_HEIGHT = 320  # pixels
+_LONG = 300  # characters: longer answers scroll, so that the buttons stay in sight
 
 
 def opened() -> bool:
@@ -78,10 +79,11 @@ def _ballot(old: EvaluationView, new: EvaluationView, ballot: Ballot) -> None:
         _("{n} of {total} rows").format(n=number(ballot.voted), total=number(ballot.total)),
     )
     st.code(ballot.prompt, language=None, wrap_lines=True)
+    long = max(len(ballot.left), len(ballot.right)) > _LONG
     for column, title, text in zip(
         st.columns(2), (_("Left answer"), _("Right answer")), (ballot.left, ballot.right), strict=True
     ):
-        with column, st.container(border=True, height=_ANSWER_HEIGHT):
+        with column, st.container(border=True, height=_ANSWER_HEIGHT if long else "content"):
             st.markdown(f"**{title}**")
             st.code(text or _("(empty)"), language=None, wrap_lines=True)
     with st.container(horizontal=True):
