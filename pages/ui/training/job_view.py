@@ -28,6 +28,7 @@ from pages.ui.training import (
     job_dialog,
     job_labels,
     job_list,
+    parity_view,
 )
 
 _ICONS = {
@@ -77,17 +78,25 @@ def _active(found: Sequence[JobView]) -> bool:
 
 def _one(job: JobView) -> None:
     """Render one job: state, actions, the before-and-after comparison, curve, checkpoints, and the other sections as
-    tabs.
+    tabs. The tabs come first for a visitor who was led to a comparison in them.
     """
     _verdict(job)
     job_actions.remedies(job)
     job_actions.model_state(job)
     job_actions.show(job)
+    tabs_first = parity_view.is_opened_for(job)
+    if tabs_first:
+        _tabs(job)
     before_after_view.show(job)
     points = cached_training.points(job)
     source = cached_training.source(job)
     clicked = curves.show(source, "training_job", points, missing=_no_curve(job, source) if job.finished else None)
     job_actions.checkpoints(job, points, clicked)
+    if not tabs_first:
+        _tabs(job)
+
+
+def _tabs(job: JobView) -> None:
     part = views.switch("training_tab", _("About this job"), {key: _(title) for key, title in _PARTS.items()})
     if part == "events":
         job_details.events(job)

@@ -54,7 +54,7 @@ def show(job: JobView, tuned: EvaluationView | None, on_same_rows: Sequence[Eval
     if not others:
         return
     with st.expander(_("Replace an older model: is this one as good?"), icon=":material/swap_horiz:", key=_KEY,
-                     expanded=state.get(_ASKED_FOR) == job.id):  # fmt: skip
+                     expanded=is_opened_for(job)):  # fmt: skip
         st.caption(
             _(
                 "Both models answer the rows that were not used for training. The answers are stored, so you can "
@@ -111,6 +111,11 @@ def open_for(job: JobView, old_model: str | None) -> None:
     state.set_value(_ASKED_FOR, job.id)
     if old_model is not None:
         state.set_value(f"{_KEY}_model", old_model)
+
+
+def is_opened_for(job: JobView) -> bool:
+    """Whether another page has led the visitor to this job's comparison."""
+    return bool(state.get(_ASKED_FOR) == job.id)
 
 
 def _start(job: JobView, provider: str, model: str, limit: int, both: bool) -> None:
