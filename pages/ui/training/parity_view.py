@@ -146,6 +146,7 @@ def card(found: ParityReport) -> None:
 
 
 def _figures(found: ParityReport) -> dict[str, list[str]]:
+    """A row for each figure and a column for each model, so that a phone shows both."""
     sides = (found.old, found.new)
     rows = {
         _("Model"): [plain(models.short_name(side.model)) for side in sides],
@@ -160,7 +161,8 @@ def _figures(found: ParityReport) -> dict[str, list[str]]:
     rows[_("Time per answer (median, 95th percentile)")] = [_seconds(side) for side in sides]
     rows[_("Tokens per call (prompt + answer)")] = [_tokens(side.usage) for side in sides]
     rows[_("Cost of 1,000 such calls")] = [_cost(side.usage) for side in sides]
-    return rows
+    olds, news = (list(column) for column in zip(*rows.values(), strict=True))
+    return {"": list(rows), _("Older model"): olds, _("New model"): news}
 
 
 def _seconds(side: Side) -> str:
