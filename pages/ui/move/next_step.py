@@ -64,16 +64,11 @@ def _watch_trainings(listed: Sequence[Tune]) -> None:
 
 
 def _trainings(ids: tuple[str, ...]) -> None:
-    going = live_updates.follow(_statuses, ids)
+    going = live_updates.follow(job_list.unfinished, ids)
     for name, status in going:
         st.caption(f":material/exercise: {plain(name)} · {job_labels.status_word(status)}")
     if len(going) < len(ids):
         st.rerun()
-
-
-def _statuses(ids: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    """Name and status of those jobs that have not ended."""
-    return tuple((one.name, one.status) for one in cache.job_list() if one.id in ids and not one.finished)
 
 
 def _buttons(archive_id: str, tune: Tune, provider: str) -> None:

@@ -7,7 +7,6 @@ from urllib.parse import urlsplit
 
 import streamlit as st
 
-from core.actor import LOCAL
 from core.db.tables import utcnow
 from core.migrate import snippets, switch
 from core.migrate.switch import SwitchView
@@ -20,7 +19,7 @@ from pages.ui.components import cards, models
 from pages.ui.i18n import _, ago, code, plain, sentences
 from pages.ui.move import candidates, shadow_card
 from pages.ui.settings import aliases
-from pages.ui.sign_in import current_actor
+from pages.ui.sign_in import current_actor, is_team
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -54,13 +53,13 @@ def _target(now: SwitchView) -> None:
     st.markdown(_("{alias} → {model}").format(alias=code(now.alias), model=code(now.model)))
     if now.since is not None:
         when = ago(now.since, utcnow())
-        if now.by == LOCAL.id:  # without sign-in there is only one person
-            st.caption(_("Switched {when}.").format(when=when))
-        elif now.by:
+        if not now.by:
+            st.caption(_("Switched {when} through the engine's API.").format(when=when))
+        elif is_team():
             name = plain(people.name_of(cache.store(), now.by))
             st.caption(_("Switched {when} by {name}.").format(when=when, name=name))
         else:
-            st.caption(_("Switched {when} through the engine's API.").format(when=when))
+            st.caption(_("Switched {when}.").format(when=when))
     if now.status == "missing_model":
         st.warning(
             _("This model was deleted, so programs get an error. Choose another model, or go back."),

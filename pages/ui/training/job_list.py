@@ -48,6 +48,11 @@ def open_from_elsewhere(*ids: str) -> None:
     _open(ids)
 
 
+def unfinished(ids: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Name and status of those of these jobs that have not ended. Does not depend on the visitor."""
+    return tuple((one.name, one.status) for one in cache.job_list() if one.id in ids and not one.finished)
+
+
 def _open(ids: Sequence[str]) -> None:
     state.set_value(OPEN, tuple(ids))
     state.set_value(_DRAWN, int(state.get(_DRAWN, 0)) + 1)
