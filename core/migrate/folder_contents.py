@@ -16,6 +16,7 @@ from typing import Any, Final
 from core.errors import BadRequest, Refused
 from core.finetuning.results import plain_text
 from core.message import msg
+from core.migrate import remote_objects
 from core.migrate.folder_entries import Entry
 from core.migrate.remote_objects import NO_JOB, Object
 
@@ -103,9 +104,13 @@ class _Loose:
         self._objects: list[tuple[Object, Entry]] = []  # events and checkpoints
         self._named: dict[str, str] = {}  # file ids by the names that file objects give
         self._files: dict[str, list[Entry]] = {_TRAINING: [], _RESULTS: []}
+        self._empty: list[Entry] = []  # of which only a job can say what they are
 
     def add(self, entry: Entry) -> None:
         """Take one file."""
+        if not entry.size:
+            self._empty.append(entry)
+            return
         try:
             kind, objects = _recognise(entry)
         except (BadRequest, Refused):  # damaged, or not readable
@@ -131,15 +136,14 @@ class _Loose:
             named = [str(job[name]) for name in ("training_file", "validation_file") if job.get(name)]
             for file_id in named:
                 self._take(file_id, _TRAINING, folder, alone=alone and len(named) == 1)
-            results = [str(one) for one in job.get("result_files") or () if one]
+            results = remote_objects.texts(job.get("result_files"))
             for file_id in results:
                 self._take(file_id, _RESULTS, folder, alone=alone and len(results) == 1)
             _add_job(contents, job)
         self._add_details({str(job["id"]): folder for job, folder in self._jobs}, folders)
         for entry in self._files[_TRAINING]:
             self._add_data(entry)
-        for entry in self._files[_RESULTS]:
-            contents.ignored.append(entry.name)
+        contents.ignored += [entry.name for entry in (*self._files[_RESULTS], *self._empty)]
 
     def _take(self, file_id: str, kind: str, folder: str, *, alone: bool) -> None:
         """Give a job's file its bytes, if they are here."""
@@ -149,6 +153,9 @@ class _Loose:
         if not found and alone:
             near = [one for one in waiting if one.folder == folder]
             found = near if len(near) == 1 else []
+        if not found:
+            waiting = self._empty
+            found = [one for one in waiting if file_id in one.name or one.base_name in wanted]
         if found and file_id not in self._contents.entries:
             waiting.remove(found[0])
             _add_file(self._contents, file_id, found[0], kind, found[0].base_name)
@@ -166,7 +173,7 @@ class _Loose:
                 held["checkpoints" if "step_number" in one else "events"][job_id].append(one)
         for name, target in (("events", self._contents.events), ("checkpoints", self._contents.checkpoints)):
             for job_id, found in held[name].items():
-                target[job_id] = sorted(found, key=lambda one: -float(one.get("created_at") or 0))
+                target[job_id] = sorted(found, key=_time, reverse=True)
 
     def _add_data(self, entry: Entry) -> None:
         """A training file without a job: a data set; with the only results in its folder, also a curve."""
@@ -252,6 +259,12 @@ def _add_file(contents: FolderContents, file_id: str, entry: Entry, purpose: str
             "created_at": entry.modified,
         }
     )
+
+
+def _time(one: Object) -> float:
+    """When an object was made, in Unix seconds; 0 if unknown."""
+    at = remote_objects.moment(one.get("created_at"))
+    return 0.0 if at is None else at.timestamp()
 
 
 def _id_of(entry: Entry) -> str:

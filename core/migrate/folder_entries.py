@@ -6,9 +6,10 @@ import lzma
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -16,6 +17,8 @@ from core.errors import BadFile, BadRequest, Misconfigured, NotThere, Refused
 from core.message import msg
 
 MAX_ENTRIES = 200_000
+# ZIP files may unpack to the larger of these two, and never to more than the third: a small file can hold petabytes
+_ALWAYS_BYTES, _MOST_RATIO, _MOST_BYTES = 2_000_000_000, 100, 200_000_000_000
 _BLOCK = 1 << 20
 _BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError)
 
@@ -89,14 +92,19 @@ def list_entries(root: Path) -> list[Entry]:
     """All files in a folder, or in one ZIP file, by name. Hidden files and links are left out.
 
     Raises:
-        Misconfigured: there is no such folder, it can't be read, or it has too many files.
+        Misconfigured: there is no such folder, it can't be read, has too many files, or its ZIP files unpack to too
+            many bytes.
     """
     if not root.exists():
         raise Misconfigured(
             msg("There is no folder {path}.", path=root), msg("What is archived is safe. Put the folder back there.")
         )
     try:
-        found = list(_zip_entries(root, "") if root.is_file() else _folder_entries(root))
+        entries = _zip_entries(root, "") if root.is_file() else _folder_entries(root)
+        found = list(islice(entries, MAX_ENTRIES + 1))
+        if len(found) > MAX_ENTRIES:
+            raise _too_many(root)
+        _check_unpacked(root, found)
     except PermissionError as exc:
         raise Misconfigured(
             msg("{file} can't be read: permission denied.", file=exc.filename or root),
@@ -139,6 +147,27 @@ def _zip_entries(path: Path, prefix: str) -> Iterator[Entry]:
         parts = PurePosixPath(member.filename).parts
         if not member.is_dir() and not any(part.startswith((".", "__MACOSX")) for part in parts):
             yield Entry(f"{prefix}{member.filename}", path, member.filename, member.file_size, modified)
+
+
+def _check_unpacked(root: Path, entries: Sequence[Entry]) -> None:
+    """Check the sizes that ZIP files name for their contents; no more than that is ever read of them.
+
+    Raises:
+        BadFile: they are too large.
+    """
+    packed = {one.path for one in entries if one.inside}
+    unpacked = sum(one.size for one in entries if one.inside)
+    limit = min(_MOST_BYTES, max(_ALWAYS_BYTES, _MOST_RATIO * sum(path.stat().st_size for path in packed)))
+    if unpacked > limit:
+        raise BadFile(
+            msg(
+                "The ZIP files in {path} unpack to {n} GB. Fabula unpacks at most {limit} GB of them.",
+                path=root.name,
+                n=f"{unpacked / 1e9:,.0f}",
+                limit=f"{limit / 1e9:,.0f}",
+            ),
+            msg("If you trust them, unpack them yourself and choose the folder."),
+        )
 
 
 def _too_many(path: Path) -> BadFile:

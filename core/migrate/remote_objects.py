@@ -32,7 +32,7 @@ def job_values(raw: Object) -> dict[str, Any]:
         "trained_tokens": count(raw.get("trained_tokens")),
         "training_file": text(raw.get("training_file"), _MODEL),
         "validation_file": text(raw.get("validation_file"), _MODEL),
-        "result_files": [one for one in raw.get("result_files") or () if isinstance(one, str) and one],
+        "result_files": texts(raw.get("result_files")),
         "created_at": moment(raw.get("created_at")),
         "finished_at": moment(raw.get("finished_at")),
     }
@@ -97,7 +97,8 @@ def daily_use(bucket: Object) -> list[DailyUse]:
     """The use by model in one bucket of the usage API."""
     day = moment(bucket.get("start_time"))
     found = []
-    for one in bucket.get("results") or () if day is not None else ():
+    results = bucket.get("results")
+    for one in results if day is not None and isinstance(results, list) else ():
         if not isinstance(one, Mapping) or not (model := text(one.get("model"), _MODEL)):
             continue
         names = ("num_model_requests", "input_tokens", "output_tokens", "input_cached_tokens")
@@ -110,13 +111,32 @@ def text(value: object, limit: int) -> str | None:
     return storable(value)[:limit] or None if isinstance(value, str) else None
 
 
+def texts(value: object) -> list[str]:
+    """The non-empty texts of a list; [] for anything else."""
+    return [one for one in value if isinstance(one, str) and one] if isinstance(value, list | tuple) else []
+
+
 def count(value: object) -> int | None:
     """A number that is not negative; None for anything else."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else None
 
 
 def moment(value: object) -> datetime | None:
-    """A time given in Unix seconds; None for anything else."""
+    """A time given in Unix seconds, or as an ISO 8601 text (UTC if it names no zone); None for anything else."""
+    if isinstance(value, str):
+        value = _unix_seconds(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 4e9:
         return None
     return datetime.fromtimestamp(value, UTC)
+
+
+def _unix_seconds(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        at = datetime.fromisoformat(text)
+        return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None

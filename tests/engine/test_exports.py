@@ -204,6 +204,13 @@ def test_files_of_an_export_whose_record_cannot_be_read_are_kept(
     assert library.records() == []
 
 
+def test_a_model_whose_training_file_is_empty_is_exported(gemma: ExportSpec, tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    spec = replace(gemma, training_file=str(tmp_path / "empty.jsonl"))
+    found = _export(spec, "gguf-adapter", tmp_path / "export", Path(gemma.base_gguf).parent / "adapter.gguf")
+    assert (found.state, found.error) == ("ready", "")
+
+
 def test_larger_forms_are_estimated_larger() -> None:
     size = Size(parameters=268_000_000, vocabulary=262_144, adapter_bytes=8_000_000)
     estimates = [size.of(form) for form in ("gguf-adapter", "peft", "gguf-q4_k_m", "gguf-q8_0", "gguf-f16")]

@@ -18,9 +18,9 @@ from core.actor import LOCAL
 from core.datasets import datasets
 from core.db.store import Store
 from core.db.tables import TrainingEvent, TrainingJob
-from core.errors import FabulaError, Refused
+from core.errors import FabulaError, Misconfigured, Refused
 from core.finetuning import job_views, results
-from core.migrate import account_views, accounts, folder_reader, mover, tunes, zip_file
+from core.migrate import account_views, accounts, folder_entries, folder_reader, mover, tunes, zip_file
 from core.migrate.account_views import AccountView
 from core.migrate.workspace import Workspace
 from core.providers import Registry
@@ -140,6 +140,47 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_on(store: Store, tmp_pat
         None,
     )
     assert "a.zip/inside/bad.jsonl" in (shown.usage_note or "")
+
+
+@pytest.mark.parametrize(
+    "at", ["2026-11-30T12:00:00Z", "2026-11-30 12:00", "1796040000", None, [], {}, True, 1e999, "?"]
+)
+def test_fields_of_other_types_hide_no_job(store: Store, account: OpenAIAccount, tmp_path: Path, at: object) -> None:
+    job = account.add_tune(1) | {"created_at": at, "finished_at": at, "trained_tokens": "9", "error": [], "seed": "1"}
+    job |= {"result_files": at, "hyperparameters": at, "validation_file": {}}
+    events = [one | {"created_at": at, "data": at} for one in account.events["ftjob-1"]]
+    checkpoints = [one | {"created_at": at, "metrics": at} for one in account.checkpoints["ftjob-1"]]
+    objects = {"job.json": job, "events.json": events, "checkpoints.json": checkpoints}
+    files = {name: json.dumps(content).encode() for name, content in objects.items()}
+    shown = _archive(store, _write(tmp_path, files | {"file-train1.jsonl": training_lines(1, 4)}))
+    (one,) = tunes.list_tunes(store, shown.id)
+    assert (shown.state, one.state) == ("archived", "data")
+    created = job_views.get(store, one.job_id or "").created_at
+    assert (created.year, created.month) == (2026, 11) if isinstance(at, str) and at != "?" else created is not None
+
+
+def test_a_training_file_that_is_empty_is_not_called_missing(
+    store: Store, account: OpenAIAccount, tmp_path: Path
+) -> None:
+    files = {"job.json": json.dumps(account.add_tune(1)).encode(), "file-train1.jsonl": b"", "notes.jsonl": b""}
+    shown = _archive(store, _write(tmp_path, files))
+    (one,) = tunes.list_tunes(store, shown.id)
+    assert one.state == "archived" and "file-train1.jsonl is empty" in (one.reason or "")
+    assert "missing" not in (one.reason or "").split("file-results1")[0]
+    assert "notes.jsonl" in (shown.usage_note or "")
+
+
+def test_a_zip_file_that_unpacks_to_too_much_is_refused(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_entries, "_ALWAYS_BYTES", 100_000)
+    for name in ("a.zip", "b.zip"):
+        with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as target:
+            target.writestr("train.jsonl", training_lines(1, 4) * 100)
+    assert len(folder_entries.list_entries(tmp_path / "a.zip")) == 1  # 70 kB
+    monkeypatch.setattr(folder_entries, "_MOST_RATIO", 10)
+    with pytest.raises(Misconfigured, match="unpack to"):
+        folder_entries.list_entries(tmp_path)
 
 
 def test_a_folder_that_disappears_keeps_what_is_stored(store: Store, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from core.engine.chat_messages import ChatMessage
 from core.engine.exports import merged, model_card, modelfile, peft_folder, proof, record, tokenizer
 from core.engine.exports.forms import ADAPTER, MAX_KL, MERGED_GGUF, MODEL, QUANTISED
 from core.engine.exports.record import ExportRecord, ProofFigure, State
+from core.engine.finetune_format import Conversation, PromptCompletion
 from core.engine.formats import gguf_file, weights
 from core.engine.formats.base_config import UntrainableModel
 from core.engine.formats.gguf_file import Adapter
@@ -92,9 +93,11 @@ class Export:
         figures = [proof.rounded(one) for one in figures]
         quantised_base = not spec.base_folder and gguf_file.is_quantised(base)
         self._check(figures, quantised_base)
-        example = _example(served, training_file, spec.format)
-        has_file = training_file is not None and training_file.is_file()
-        text = model_card.write(spec, served.card, figures, example, quantised_base=quantised_base, has_file=has_file)
+        line = None if training_file is None else proof.first_line(training_file)
+        text = model_card.write(
+            spec, served.card, figures, _example(served, line, spec.format), quantised_base=quantised_base,
+            has_file=line is not None,
+        )  # fmt: skip
         (self.part / CARD).write_text(text, encoding="utf-8")
         self._write_modelfile(served)
         self._publish(figures)
@@ -195,10 +198,10 @@ class Export:
         record.write(self.folder, changed)
 
 
-def _example(base: BaseModel, training_file: Path | None, kind: str) -> str:
-    """A prompt from the training file, in the format that the model was trained on; else one that is made up."""
-    if training_file is not None and training_file.is_file():
-        return as_example(next(proof.lines(training_file)), base).segments[0][0]
+def _example(base: BaseModel, line: PromptCompletion | Conversation | None, kind: str) -> str:
+    """The prompt of an example, in the format that the model was trained on; without one, a prompt that is made up."""
+    if line is not None:
+        return as_example(line, base).segments[0][0]
     chat_format = None if kind == "completion" else chat.format_for(base.card)
     return "Once upon a time" if chat_format is None else chat_format.prompt([ChatMessage("user", "Tell me a story.")])
 

@@ -63,6 +63,11 @@ def lines(training_file: Path) -> Iterator[PromptCompletion | Conversation]:
         yield example.preferred if isinstance(example, Preference) else example
 
 
+def first_line(training_file: Path) -> PromptCompletion | Conversation | None:
+    """The first example of a training file; None if the file is gone or empty."""
+    return next(lines(training_file), None) if training_file.is_file() else None
+
+
 def _cut(example: tokens.Encoded, number: int) -> Prompt:
     """An example up to a place in its answer, which depends on the prompt's number."""
     start = max(1, example.trained.index(True))

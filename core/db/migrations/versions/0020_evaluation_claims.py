@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0019_evaluation_claims"
-down_revision = "0018_shadows"
+revision = "0020_evaluation_claims"
+down_revision = "0019_preferences"
 
 
 def upgrade() -> None:
