@@ -82,7 +82,7 @@ def choose(
     for row in (one for one in in_turn if one is not None):
         if len(chosen) == most:
             break
-        tokens = count(row.prompt) + count(row.answer) + 2 * _MESSAGE_TOKENS
+        tokens = example_tokens(row, count)
         if room is not None and used + tokens > room:
             too_long += 1
             continue
@@ -124,6 +124,11 @@ def label_instruction(labels: Sequence[str]) -> str:
     if any(_CHINESE.search(label) for label in labels):
         return f"只用下列标签之一回答，不要写别的内容：{'、'.join(labels)}"
     return f"Answer with exactly one of these labels and nothing else: {', '.join(labels)}"
+
+
+def example_tokens(example: PromptExample, count: Callable[[str], int]) -> int:
+    """Tokens that an example adds to a prompt, including what a chat template adds."""
+    return count(example.prompt) + count(example.answer) + 2 * _MESSAGE_TOKENS
 
 
 def prompt_tokens(system: str, prompt: str, count: Callable[[str], int]) -> int:

@@ -7,7 +7,7 @@ needs no tuned model; `core.parity.prompt_report` compares it with one.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
@@ -27,9 +27,9 @@ from core.ownership import reads
 from core.pricing import tokens
 from core.pricing.price_book import GenerationEstimate, PriceBook, estimate_generation
 
-_ROUGH = 1.25  # an approximate token count may be this much too low
 _REASONING = re.compile(r"(gpt-5(?!.*chat)|o[1-9]|gpt-oss|deepseek-r|qwq).*")
 _REASONING_TOKENS = 2_000  # such a model thinks before it answers, within the token limit of the answer
+_USUAL_REASONING_TOKENS = 500  # of a short task
 _EVERY_ROW = 10**9
 _MAX_NAMED = 5  # labels that a note names
 
@@ -165,9 +165,8 @@ def plan(store: Store, book: PriceBook, trial: PromptTrial, context: int | None)
     training = list(holdout.training_rows(*source, seed=trial.seed))
     is_label = kept.kind == "label"
     instruction = default_instruction(*source) if trial.instruction is None else trial.instruction.strip()
-    max_tokens = max_answer_tokens(trial.model, asked)
-    if _REASONING.fullmatch(trial.model.rsplit("/", 1)[-1]):
-        max_tokens += _REASONING_TOKENS
+    reasons = _REASONING.fullmatch(trial.model.rsplit("/", 1)[-1]) is not None
+    max_tokens = max_answer_tokens(trial.model, asked) + (_REASONING_TOKENS if reasons else 0)
     count = partial(_count, trial.model)
     lengths = [few_shot.prompt_tokens(instruction, row.prompt, count) for row in asked]
     fitting = [length for length in lengths if context is None or length + max_tokens <= context]
@@ -185,7 +184,7 @@ def plan(store: Store, book: PriceBook, trial: PromptTrial, context: int | None)
         max_tokens=max_tokens, seed=trial.seed, system=instruction,
         file_format="completion" if trial.continues_text else "chat",
     )  # fmt: skip
-    answer_tokens = ceil(mean(count(row.expected) for row in asked))
+    answer_tokens = ceil(mean(count(row.expected) for row in asked)) + (_USUAL_REASONING_TOKENS if reasons else 0)
     variants = tuple(
         _variant(book, base, chosen.examples[:shots], ceil(mean(lengths)), answer_tokens, len(asked), count)
         for shots in sorted({min(shots, len(chosen.examples)) for shots in SHOTS})
@@ -215,12 +214,29 @@ def start(store: Store, actor: Actor, book: PriceBook, trial: PromptTrial, conte
 
 def list_trials(store: Store, dataset_id: str, version_id: str | None) -> tuple[StartedTrial, ...]:
     """The trials on these rows, newest first."""
-    found: dict[tuple[object, ...], dict[int, EvaluationView]] = {}
+    found = list[dict[int, EvaluationView]]()
     for one in evaluations.list_evaluations(store, dataset_id=dataset_id, prompted=True):
         if one.version_id == version_id and one.shots is not None:
-            settings = (one.settings[name] for name in ("system", "limit", "seed", "file_format"))
-            found.setdefault((one.provider, one.model, *settings), {}).setdefault(one.shots, one)
-    return tuple(StartedTrial(tuple(by_shots[shots] for shots in sorted(by_shots))) for by_shots in found.values())
+            fitting = [trial for trial in found if one.shots not in trial and _same_draw(one, trial)]
+            if not fitting:
+                found.append({one.shots: one})
+            for trial in fitting if not one.shots else fitting[:1]:  # without examples, it belongs to every draw
+                trial[one.shots] = one
+    return tuple(StartedTrial(tuple(trial[shots] for shots in sorted(trial))) for trial in found)
+
+
+def _same_draw(one: EvaluationView, trial: Mapping[int, EvaluationView]) -> bool:
+    """Whether an evaluation has the settings of a trial's, and its examples are the first of theirs, or the reverse."""
+    for other in trial.values():
+        same = ("system", "limit", "seed", "file_format", "max_tokens")
+        if (one.provider, one.model) != (other.provider, other.model):
+            return False
+        if any(one.settings[name] != other.settings[name] for name in same):
+            return False
+        shared = min(one.shots or 0, other.shots or 0)
+        if one.settings["examples"][:shared] != other.settings["examples"][:shared]:
+            return False
+    return True
 
 
 def _variant(
@@ -233,7 +249,7 @@ def _variant(
     count: Callable[[str], int],
 ) -> PlannedVariant:
     form = replace(base, shots=len(examples), examples=examples)
-    added = sum(count(one.prompt) + count(one.answer) for one in examples)
+    added = sum(few_shot.example_tokens(one, count) for one in examples)
     estimate = estimate_generation(
         book, form.provider, form.model, requests=rows, prompt_tokens_each=prompt_tokens + added,
         completion_tokens_each=answer_tokens, max_tokens=form.max_tokens or answer_tokens,
@@ -243,7 +259,7 @@ def _variant(
 
 def _count(model: str, text: str) -> int:
     counted = tokens.count([text], model)
-    return counted.tokens if counted.exact else ceil(_ROUGH * counted.tokens)
+    return counted.tokens if counted.exact else ceil(tokens.ROUGH * counted.tokens)
 
 
 def _labels(rows: Iterable[HeldOutExample]) -> list[str]:

@@ -11,7 +11,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Any, Final
 
-from core.datasets import datasets, prompt_datasets
+from core.datasets import datasets, prompt_datasets, versions
 from core.datasets.importers import table_reader
 from core.db.store import Store
 from core.finetuning import hyperparameter_translation, job_cost, row_lengths
@@ -58,7 +58,7 @@ class TrainingCandidate:
         seconds: training time, with its source in `basis`.
         calls_usd: of `CALLS` calls with the mean lengths of the rows; calls_s: how long the engine works for them.
         hosting_usd: per hour in which the model is deployed.
-        longest: tokens of the longest row; too_long: rows that are longer than the model reads.
+        longest: tokens of the longest row; too_long: rows that are longer than the model reads (see `exact`).
         price_source, calls_source: where the prices are from.
     """
 
@@ -96,7 +96,7 @@ class TrainingCandidate:
         """Why its training can't be started now, and what to do; "" if it can."""
         if self.offer.reason:
             return self.offer.reason
-        if self.too_long:
+        if self.too_long and self.exact:
             return msg(
                 "Rows longer than the model reads ({context} tokens): {n}. The longest has {longest}. Shorten or "
                 "remove them, or choose a model that reads more.",
@@ -105,6 +105,17 @@ class TrainingCandidate:
                 longest=f"{self.longest:,}",
             )
         return ""
+
+    @property
+    def caution(self) -> str:
+        """What may go wrong although its training can be started; "" if nothing is known."""
+        if not self.too_long or self.exact:
+            return ""
+        return msg(
+            "Rows that are probably longer than the model reads ({context} tokens): {n}. Their tokens are estimated.",
+            n=f"{self.too_long:,}",
+            context=f"{self.offer.context or 0:,}",
+        )
 
 
 def compare(
@@ -206,6 +217,7 @@ def _candidate(
         examples=lengths.rows,
         speed=offer.training_tokens_per_s,
         rough_speed=offer.scaled_tokens_per_s,
+        validation_tokens=_validation_tokens(store, data, lengths.tokens),
     )
     tuned, training = book.find(offer.provider, f"ft:{offer.model}"), book.training_price(offer.provider, offer.model)
     context = offer.context or context_size(offer.model)
@@ -241,6 +253,14 @@ def _candidate(
         price_source="" if training is None or offer.engine else f"{training.source}, {training.checked}",
         calls_source="" if tuned is None or offer.engine else f"{tuned.source}, {tuned.checked}",
     )
+
+
+def _validation_tokens(store: Store, data: TrainingData, trained: int) -> int:
+    """Tokens of a version's validation rows, by their number. Without a version, those rows are among the counted."""
+    if data.version_id is None:
+        return 0
+    version = versions.get(store, data.version_id)
+    return round(trained * version.n_validation / max(1, version.n_train))
 
 
 def _engine_seconds(offer: Offer, lengths: RowLengths) -> float | None:

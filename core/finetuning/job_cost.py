@@ -26,7 +26,7 @@ from core.engine import job_rules
 from core.message import msg
 from core.pricing import budget, spend
 from core.pricing.price_book import PriceBook, training_cost
-from core.pricing.prices import ENGINE, tuned_base
+from core.pricing.prices import ENGINE, TOGETHER, price_list, tuned_base
 
 _RECENT_JOBS = 5  # newest jobs used for the speed
 
@@ -76,19 +76,26 @@ def estimate(
     examples: int | None = None,
     speed: float | None = None,
     rough_speed: float | None = None,
+    validation_tokens: int = 0,
 ) -> JobEstimate:
     """Estimate a job for a file with `tokens` tokens per epoch.
 
+    Together trains one epoch unless the job says otherwise (its API reference, `n_epochs` of `/fine-tunes`), and bills
+    the validation file once per evaluation (https://docs.together.ai/docs/fine-tuning/pricing). Fabula asks for one
+    evaluation per epoch (`core.providers.together`).
+
     Args:
         epochs: number of epochs; None if the provider chooses it.
+        validation_tokens: of the validation file.
         examples: number of examples, from which the engine chooses the epochs.
         speed: tokens per second of the newest training steps on this base model, if the provider reports it (the engine
             does).
         rough_speed: tokens per second estimated from this machine (`measure_rough_speed`).
     """
     known_examples = (examples or None) if provider == ENGINE else None  # other providers do not publish their rule
-    n_epochs = epochs or job_rules.automatic(known_examples).n_epochs
-    trained_tokens = tokens * n_epochs
+    together = price_list(provider) == TOGETHER
+    n_epochs = epochs or (1 if together else job_rules.automatic(known_examples).n_epochs)
+    trained_tokens = (tokens + (validation_tokens if together else 0)) * n_epochs
     price = book.training_price(provider, model)
     tuned_price = book.find(provider, f"ft:{tuned_base(model) or model}")
     measured = measured_speeds(store, provider, model)

@@ -212,7 +212,7 @@ def _candidates(options: argparse.Namespace, context: _Context) -> int:
         price = "free on this machine" if one.offer.engine else _amount(one.price_usd)
         last_day = f"until {one.callable_until}" if one.callable_until else "no last day"
         print(f"{one.offer.provider_name}\t{one.offer.model}\t{one.tokens:,} tokens\t{price}\t{last_day}")
-        for line in (one.blocked, one.offer.note, *one.translation.left_out):
+        for line in (one.blocked, one.caution, one.offer.note, *one.translation.left_out):
             if line:
                 print(f"\t{line}")
     return DONE

@@ -37,7 +37,6 @@ _MAX_TOKENS = 1_000  # of a verdict with its reason; thinking models need severa
 _USUAL_TOKENS = 40  # of a verdict, for the estimate
 _MAX_ROWS = 2_000
 _MESSAGE_TOKENS = 12  # that a chat template adds, at most
-_ROUGH = 1.25  # an approximate token count may be this much too low
 _SOME_CODE = "0123456789ab"  # as long as a real one
 
 
@@ -161,7 +160,7 @@ def estimate(
         if not row.identical and judge_rows.judged_key(row.key, order) not in answered
     ]
     added = tokens.count([judge_rows.RESPONSE_FORMAT], model).tokens + _MESSAGE_TOKENS
-    rough = 1.0 if tokens.encoding_of(model) is not None else _ROUGH
+    rough = 1.0 if tokens.encoding_of(model) is not None else tokens.ROUGH
     read = [ceil(rough * (length + added)) for length in tokens.lengths(prompts, model)]
     usd, most_usd = (
         _total([cost_of(book, provider, model, length, written) for length in read])

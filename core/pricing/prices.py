@@ -12,6 +12,7 @@ from decimal import Decimal
 
 MTOK = Decimal(1_000_000)
 ENGINE = "engine"
+TOGETHER = "together"
 """Id of the engine as a provider."""
 SELF_HOSTED = frozenset({"ollama", "lmstudio", "llamacpp", "vllm", "sglang", "own-server"})
 """Presets (`data/providers.json`) of servers that run on hardware of the user, without a price per token."""

@@ -16,6 +16,8 @@ _ENCODINGS = (
     (re.compile(r"(gpt-4o|gpt-4\.1|gpt-4\.5|gpt-[5-9]|chatgpt-|o[1-9]).*"), "o200k_base"),
     (re.compile(r"(gpt-3\.5|gpt-35|gpt-4|davinci-002|babbage-002).*"), "cl100k_base"),
 )
+ROUGH = 1.25
+"""An approximate token count may be this much too low."""
 _NEAREST = "o200k_base"  # largest available vocabulary; within about 20 % of Gemma's and Qwen's counts for Chinese
 
 

@@ -12,10 +12,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from sqlalchemy import select
 
 from core.actor import LOCAL
 from core.datasets import datasets, versions
 from core.db.store import Store
+from core.db.tables import Evaluation
 from core.errors import BadTrainingFile, FabulaError, Unavailable
 from core.evaluation import evaluation_run, evaluations, holdout, prompt_trials
 from core.evaluation.evaluations import EvaluationForm
@@ -173,6 +175,18 @@ def test_nothing_is_paid_twice(store: Store, book: PriceBook, trial: PromptTrial
     assert answered >= 72 and len({one.id for one in evaluations.list_evaluations(store, prompted=True)}) == 3
 
 
+def test_trials_with_other_examples_are_not_one(store: Store, book: PriceBook, trial: PromptTrial) -> None:
+    first = prompt_trials.start(store, LOCAL, book, trial, None)
+    with store.session() as session:  # as if the training rows had changed since
+        for one in session.scalars(select(Evaluation).where(Evaluation.id.in_(first[1:]))):
+            examples = [example | {"prompt": f"old {example['prompt']}"} for example in one.settings["examples"]]
+            one.settings = one.settings | {"examples": examples}
+    second = prompt_trials.start(store, LOCAL, book, trial, None)
+    assert second[0] == first[0]  # without examples, the answers are the same
+    found = prompt_trials.list_trials(store, trial.dataset_id, trial.version_id)
+    assert [tuple(one.id for one in trial.evaluations) for trial in found] == [second, first]
+
+
 def test_a_base_that_writes_nothing_gets_no_verdict(store: Store, book: PriceBook, trial: PromptTrial) -> None:
     prompt_trials.start(store, LOCAL, book, trial, None)
     run(store, Model(lambda request: ""))
@@ -214,6 +228,9 @@ def test_the_cost_is_estimated_before_the_start_and_an_unknown_price_is_not_zero
     if known:
         assert costs[0] is not None and costs[2] is not None and Decimal(0) < costs[0] < costs[2]
         assert planned.variants[0].form.max_tokens == 2_016  # room for reasoning
+        expected = [one.estimate for one in planned.variants]
+        assert expected[0].completion_tokens > 500 * planned.rows  # reasoning is billed as output
+        assert expected[2].prompt_tokens - expected[0].prompt_tokens >= 8 * 2 * 6 * planned.rows  # chat template
     else:
         assert costs == [None, None, None]
 

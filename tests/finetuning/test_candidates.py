@@ -16,7 +16,7 @@ from core.datasets import datasets, export, versions
 from core.db.store import Store
 from core.engine.bases import suggestions
 from core.errors import EngineMissing
-from core.finetuning import candidates, row_lengths, training_offers
+from core.finetuning import candidates, job_cost, row_lengths, training_offers
 from core.finetuning.candidates import TrainingCandidate, TrainingData
 from core.finetuning.hyperparameter_translation import OldJob
 from core.finetuning.training_offers import EngineView, Offer
@@ -160,13 +160,32 @@ def test_tokens_are_those_of_the_new_job_s_estimate(store: Store, data: Training
 def test_rows_that_are_longer_than_the_model_reads_block_it(store: Store, data: TrainingData) -> None:
     engine = _engine()
     packaged = replace(engine.models[0], context=100)
-    short = _found(store, data, engine=replace(engine, models=(packaged,)))["engine/gemma-3-270m"]
-    assert short.too_long == 1
-    assert "(100 tokens): 1." in short.blocked
+    short = replace(engine, models=(packaged,))
+    counted = _found(store, data, engine=short, ask=lambda model, text: len(text))["engine/gemma-3-270m"]
+    assert (counted.too_long, counted.exact, counted.caution) == (1, True, "")
+    assert "(100 tokens): 1." in counted.blocked
+    estimated = _found(store, data, engine=short)["engine/gemma-3-270m"]  # the tokenizer did not answer
+    assert (estimated.too_long, estimated.exact, estimated.blocked) == (1, False, "")
+    assert "probably longer than the model reads (100 tokens): 1." in estimated.caution
     whole = _found(store, data)["engine/gemma-3-270m"]
     assert (whole.too_long, whole.blocked) == (0, "")
     unknown = _found(store, data, _TOGETHER)["together/Qwen/Qwen3-8B"]
     assert (unknown.offer.context, unknown.too_long, unknown.blocked) == (None, None, "")
+
+
+def test_together_bills_one_epoch_unless_told_otherwise_and_validation_rows(store: Store, data: TrainingData) -> None:
+    split = versions.freeze(store, LOCAL, data.dataset_id, validation_share=0.34)
+    found = versions.get(store, split)
+    assert (found.n_train, found.n_validation) == (2, 1)
+    every = _found(store, replace(data, version_id=split), _TOGETHER, _AZURE)
+    together, azure = every["together/Qwen/Qwen3-8B"], next(one for key, one in every.items() if "azure/" in key)
+    assert azure.epochs == together.epochs == 3
+    rows = row_lengths.measure(store, data.dataset_id, split, together.file_format, together.offer.model)
+    assert together.tokens == 3 * (rows.tokens + round(rows.tokens / 2))
+    assert azure.tokens % 3 == 0 and azure.tokens < together.tokens
+    chosen = [job_cost.estimate(store, _book(), one, "m", tokens=10, epochs=None, validation_tokens=4)
+              for one in ("together", "together-2", "azure")]  # fmt: skip
+    assert [(one.epochs, one.trained_tokens) for one in chosen] == [(1, 14), (1, 14), (3, 30)]
 
 
 def test_machine_time_is_priced_once_an_hour_has_a_price(store: Store, data: TrainingData) -> None:

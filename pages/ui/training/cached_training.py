@@ -308,7 +308,9 @@ def _account(provider: str, model: str) -> tuple[Preflight, float]:
     return found, time.monotonic()
 
 
-def estimate(model: ModelInfo, tokens: int, epochs: int | None, examples: int | None = None) -> JobEstimate:
+def estimate(
+    model: ModelInfo, tokens: int, epochs: int | None, examples: int | None = None, validation_tokens: int = 0
+) -> JobEstimate:
     """The estimate for training on a file with this many tokens; see `core.finetuning.job_cost`."""
     engine = cache.status().engine if model.provider == ENGINE else None
     packaged_base = (tuned_base(model.id) or model.id) == packaged_models.BASE  # the rough figure only applies to it
@@ -323,6 +325,7 @@ def estimate(model: ModelInfo, tokens: int, epochs: int | None, examples: int | 
         examples=examples,
         speed=engine.training_speeds.get(tuned_base(model.id) or model.id) if engine is not None else None,
         rough_speed=_rough_speed() if at_hand else None,
+        validation_tokens=validation_tokens,
     )
 
 

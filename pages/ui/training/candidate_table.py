@@ -103,7 +103,7 @@ def _comparing(
 
 
 def _table(found: Sequence[TrainingCandidate]) -> None:
-    notes = [localized(one.blocked or one.offer.note) for one in found]
+    notes = [localized(one.blocked or one.caution or one.offer.note) for one in found]
     st.dataframe(
         pd.DataFrame(
             {

@@ -77,7 +77,10 @@ def requirements(draft: JobDraft, *, wait: bool = False) -> JobRequirements:
     count = background.wait_for_task(work) if wait else work.get()
     if count is None:
         return JobRequirements(None, False, account, problem)
-    estimate = cached_training.estimate(draft.base, epoch_tokens(draft, count), form.n_epochs, draft.rows)
+    tokens = epoch_tokens(draft, count)
+    estimate = cached_training.estimate(
+        draft.base, tokens, form.n_epochs, draft.rows, _validation_tokens(draft, count, tokens)
+    )
     return JobRequirements(estimate, count.exact, account, problem)
 
 
@@ -94,6 +97,13 @@ def counting(draft: JobDraft) -> background.BackgroundTask[TokenCount]:
 def epoch_tokens(draft: JobDraft, count: TokenCount) -> int:
     """Training tokens per epoch, without the share that will be kept for validation."""
     return round(count.tokens * (1 - (draft.share or 0)))
+
+
+def _validation_tokens(draft: JobDraft, count: TokenCount, trained: int) -> int:
+    """Tokens of the rows that are kept for validation."""
+    if draft.version is not None:
+        return round(count.tokens * draft.version.n_validation / max(1, draft.version.n_train))
+    return count.tokens - trained
 
 
 def facts(draft: JobDraft, found: JobRequirements) -> None:
