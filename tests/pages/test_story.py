@@ -14,6 +14,7 @@ from streamlit.testing.v1.element_tree import Button
 from core.actor import LOCAL, Actor
 from core.datasets import dataset_rows, datasets
 from core.db.store import Store
+from core.db.tables import TrainingJob
 from core.errors import FabulaError, NotAllowed, NotFound
 from core.stories import arena, exports, library, stream
 from core.stories.billing import Bill, StoryBilling
@@ -57,6 +58,20 @@ def test_the_stop_of_the_training_data_is_proposed_and_sent(server: FaultServer,
     body = server.requests[-1].body
     assert (body["prompt"], body["stop"]) == ("唐 ->", ["."])
     assert library.recent(store)[0].column_values == {"hero": "唐"}
+
+
+def test_a_model_whose_data_set_was_deleted_can_still_be_asked(server: FaultServer, store: Store) -> None:
+    put_tuned_model(store)
+    with store.session() as session:
+        session.get_one(TrainingJob, "j1").dataset_id = "deleted"
+    at = visit("story", story_model=f"engine/{TUNED_MODEL}", story_column_prompt="唐", story_more=True)
+    assert "The data set of this model was deleted" in words(at) and "No longer available" not in words(at)
+    assert trouble(at) == ""
+    click(at, "story_button")
+    body = server.requests[-1].body
+    assert (body["prompt"], body["stop"]) == ("唐 ->", ["."])
+    data = visit("dataset", dataset_part="design", dataset_model=f"engine/{TUNED_MODEL}")
+    assert trouble(data) == "" and "No longer available" not in words(data)
 
 
 def test_nothing_can_be_sent_without_a_prompt(server: FaultServer, store: Store) -> None:

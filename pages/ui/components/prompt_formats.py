@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from core.datasets import dataset_rows, datasets, grid, presets
-from core.errors import FabulaError
+from core.errors import FabulaError, NotFound
 from core.model_profile.model_purpose import purpose_of
 from core.providers import ModelInfo
 from core.providers.registry import ENGINE
@@ -20,6 +20,7 @@ from pages.ui.components.story_session import story_session
 from pages.ui.i18n import _, as_markdown, code, language, plain, usd
 
 _CHECKPOINT = ":ckpt-step-"
+_PROMPT = "prompt"  # the only column of a model whose columns are unknown
 
 _TRIES = 20  # skips prompts that are empty or already in the composer
 
@@ -49,6 +50,7 @@ class PromptFormat:
     other model gets the filled template. `source`: the data set of a tuned model. A column that was empty in some rows
     has "" among its values, and may be left empty. `system`: the system text of its training conversations; `endpoint`:
     the endpoint it was trained for; None means the one it supports. `sampling`: the model's default sampling settings.
+    `data_deleted`: its data set no longer exists, so its columns are unknown: it gets one column for the whole prompt.
     """
 
     columns: tuple[tuple[str, tuple[str, ...]], ...]
@@ -60,6 +62,7 @@ class PromptFormat:
     system: str = ""
     endpoint: Endpoint | None = None
     sampling: SamplingValues = SamplingValues()
+    data_deleted: bool = False
 
     def prompt(self, values: Mapping[str, str]) -> str:
         """The prompt for values of all columns; "" while one is missing."""
@@ -87,17 +90,26 @@ def prompt_format_of(info: ModelInfo) -> PromptFormat:
     job = cache.job_of(info.id)
     if job is not None and job.dataset_id is not None:
         chat = job.file_format == "chat"
-        return PromptFormat(
-            columns=_suggestions(job.dataset_id),
+        of_file = PromptFormat(
+            columns=((_PROMPT, ()),),
             template=None,
             separator=job.separator or "",
             stop=(job.stop,) if job.stop else (),
-            source=job.dataset_id,
-            between=_prompt_separator(job.dataset_id),
-            system=datasets.system_message(cache.store(), job.dataset_id) if chat else "",
             endpoint=None if chat else "completion",
             sampling=_TUNED_HERE if job.provider == ENGINE else SamplingValues(),
+            data_deleted=True,
         )
+        try:
+            return replace(
+                of_file,
+                columns=_suggestions(job.dataset_id),
+                source=job.dataset_id,
+                between=_prompt_separator(job.dataset_id),
+                system=datasets.system_message(cache.store(), job.dataset_id) if chat else "",
+                data_deleted=False,
+            )
+        except NotFound:
+            return of_file
     return preset_format(purpose_of(info).language)
 
 

@@ -170,6 +170,8 @@ _ABREAST = 4  # number of inputs that fit next to each other
 
 def _columns(prompt_format: PromptFormat, several: bool) -> dict[str, str]:
     """One value per column; empty while one is missing."""
+    if prompt_format.data_deleted:
+        st.caption(_("The data set of this model was deleted, so its columns are unknown. Enter the whole prompt."))
     values: dict[str, str] = {}
     outside = []
     abreast = several and 1 < len(prompt_format.columns) <= _ABREAST
