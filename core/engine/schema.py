@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 """Schema of this version; stored in `PRAGMA user_version`."""
 SCHEMA = """
 CREATE TABLE files (
@@ -95,7 +95,12 @@ _SHADOW_ENDS = """
 CREATE TABLE IF NOT EXISTS shadow_ends (number INTEGER NOT NULL)
 """
 _SHADOW = (_SHADOWS, _SHADOW_CALLS, _SHADOW_ENDS)
-SCHEMA += ";".join((_ALIASES, _RESPONSES, _BATCHES, _BATCH_LINES, _UPLOADS, _UPLOAD_PARTS, *_SHADOW))
+_SHADOW_LIMITS = (
+    "ALTER TABLE shadow_calls ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0",
+    "CREATE INDEX IF NOT EXISTS shadow_calls_by_end ON shadow_calls (ended, bytes)",
+    "CREATE TABLE IF NOT EXISTS shadow_closed (label TEXT PRIMARY KEY)",
+)
+SCHEMA += ";".join((_ALIASES, _RESPONSES, _BATCHES, _BATCH_LINES, _UPLOADS, _UPLOAD_PARTS, *_SHADOW, *_SHADOW_LIMITS))
 # Migrations by old version. Before version 2, training time was counted from the start of the job, including pauses.
 MIGRATIONS = {
     1: (
@@ -117,4 +122,5 @@ MIGRATIONS = {
     ),
     7: ("ALTER TABLE jobs ADD COLUMN beta REAL",),
     8: _SHADOW,
+    9: _SHADOW_LIMITS,
 }

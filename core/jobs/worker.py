@@ -38,6 +38,7 @@ from core.jobs.task_runner import (
     running_workflows,
 )
 from core.jobs.workflows import OpenWorkflow
+from core.migrate import shadow
 from core.pricing import spend
 from core.settings import Settings
 
@@ -218,6 +219,7 @@ class _Dispatcher:
         if time.monotonic() >= self._next_sweep:
             with self._store.session() as session:
                 spend.settle_abandoned(session, utcnow())
+                shadow.delete_old_pairs(session, utcnow())
             self._next_sweep = time.monotonic() + _SWEEP_S
         open_workflows, self._resumed = _end_waits(self._store, self._kinds, workflows.find_open(), self._resumed)
         self._started = _start_unfinished(self._store, self._kinds, open_workflows, self._heartbeat.id, self._started)

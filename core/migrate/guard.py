@@ -35,6 +35,7 @@ from core.pricing.prices import ENGINE
 THRESHOLDS: Final = (30, 14, 7, 1)
 """Days before the last day on which an alert is sent."""
 _LATELY = timedelta(days=60)
+_ENDED = ("stopped", "flipped", "dark")  # comparisons on calls
 _SETTLED = ("compared", "switched")
 _ENDED_WITHOUT_MODEL = ("failed", "cancelled", "canceled")
 
@@ -59,26 +60,34 @@ def in_use(store: Store, book: PriceBook, now: datetime, within_days: int) -> li
         used = _used(session, now - _LATELY) | _asked_for(session)
         used |= {(provider, model, None) for provider, model in recipes.writers(session) if provider != ENGINE}
         for provider, model, base in sorted(used, key=str):
-            if model in found or model in settled:
+            names = {_key(provider, model), ("", model)}  # an account whose key is not stored may be of any provider
+            if names & (found.keys() | settled):
                 continue
             end = shutdown.of(model, base, announced, book, provider)
             if end is not None:
-                found[model] = StoppingModel(provider, model, end.day)
+                found[_key(provider, model)] = StoppingModel(provider, model, end.day)
     stopping = (one for one in found.values() if first <= one.day <= last)
-    return sorted(stopping, key=lambda one: (one.day, one.model))
+    return sorted(stopping, key=lambda one: (one.day, one.model, one.provider))
 
 
 def by_day(found: Iterable[StoppingModel]) -> Mapping[date, list[str]]:
     """The names of the models by their last day."""
     grouped: dict[date, list[str]] = {}
     for one in found:
-        grouped.setdefault(one.day, []).append(one.model)
+        names = grouped.setdefault(one.day, [])
+        if one.model not in names:  # two providers may have it
+            names.append(one.model)
     return grouped
 
 
 def threshold(days_left: int) -> int | None:
     """The threshold that was passed last with so many days left; None before the first, and after the last day."""
     return min((days for days in THRESHOLDS if 0 <= days_left <= days), default=None)
+
+
+def _key(provider: str, model: str) -> tuple[str, str]:
+    """What tells models apart: two providers may have a base model of the same name, but not a tuned one."""
+    return ("" if model.startswith("ft:") else provider), model
 
 
 def _days(store: Store, book: PriceBook) -> set[date]:
@@ -88,20 +97,20 @@ def _days(store: Store, book: PriceBook) -> set[date]:
         return {*book.last_days.values(), *(day for day in archived if day is not None)}
 
 
-def _of_accounts(store: Store) -> tuple[dict[str, StoppingModel], set[str]]:
-    """The models of archived accounts that still have to be replaced, and the names of those that have been."""
+def _of_accounts(store: Store) -> tuple[dict[tuple[str, str], StoppingModel], set[tuple[str, str]]]:
+    """The models of archived accounts that still have to be replaced, and those that have been, by `_key`."""
     with store.reading() as session:
         accounts = session.execute(select(AccountArchive.id, AccountArchive.provider)).all()
-    found: dict[str, StoppingModel] = {}
-    settled: set[str] = set()
+    found: dict[tuple[str, str], StoppingModel] = {}
+    settled: set[tuple[str, str]] = set()
     for archive_id, provider in accounts:
         for one in tunes.list_tunes(store, archive_id):
             if one.model is None:
                 continue
             if one.state in _SETTLED:
-                settled.add(one.model)
+                settled.add(_key(provider, one.model))
             elif one.dark_on is not None:
-                found[one.model] = StoppingModel(provider, one.model, one.dark_on)
+                found[_key(provider, one.model)] = StoppingModel(provider, one.model, one.dark_on)
     return found, settled
 
 
@@ -131,7 +140,7 @@ def _used(session: Session, since: datetime) -> set[tuple[str, str, str | None]]
 
 def _asked_for(session: Session) -> set[tuple[str, str, str | None]]:
     """The same for what programs ask the engine for: models that it relays, and the names of its aliases."""
-    relayed = session.execute(select(ModelShadow.provider, ModelShadow.alias).where(ModelShadow.state == "on"))
+    relayed = session.execute(select(ModelShadow.provider, ModelShadow.alias).where(ModelShadow.state.not_in(_ENDED)))
     asked: set[tuple[str, str, str | None]] = {(provider, alias, None) for provider, alias in relayed}
     newest = select(func.max(AliasChange.id)).group_by(AliasChange.alias)
     query = select(AliasChange.alias).where(AliasChange.id.in_(newest), AliasChange.model.is_not(None))

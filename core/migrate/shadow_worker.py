@@ -1,13 +1,16 @@
-"""The worker's part of a shadow: hands over the key, collects calls, compares answers, records costs, flips the alias.
+"""The worker's part of a shadow: asks the engine for what was decided, hands over the key, collects calls, compares the
+answers, records costs, flips the alias.
 
-A call is in the ledger once: collecting it again after a crash finds its id there.
+A call is in the ledger once: collecting it again after a crash finds its number there. Calls are collected until the
+engine has none left, also those that end after the comparison.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
@@ -15,10 +18,10 @@ from sqlalchemy.orm import Session
 from core import shared_files
 from core.actor import on_behalf_of
 from core.db.store import Store
-from core.db.tables import AliasChange, ModelShadow, ShadowPair, utcnow
-from core.errors import FabulaError
+from core.db.tables import ModelShadow, ShadowPair
+from core.errors import FabulaError, StorageFull
 from core.message import msg, percent
-from core.migrate import shadow
+from core.migrate import shadow, shadow_states
 from core.parity import agreement
 from core.pricing import custom_prices, spend
 from core.pricing.price_book import PriceBook, cost_of
@@ -26,75 +29,106 @@ from core.providers import Registry, engine_aliases, engine_shadows
 from core.providers.client import Client
 from core.providers.engine_shadows import EngineShadow, RelayedCall
 from core.providers.registry import ENGINE
+from core.sanitize import storable
 from core.settings import Settings
 
-UNFINISHED = select(ModelShadow.id).where(ModelShadow.state == "on").order_by(ModelShadow.created_at)
+UNFINISHED = (
+    select(ModelShadow.id)
+    .where(ModelShadow.state.in_(shadow_states.OPEN) | ModelShadow.settled.is_(False))
+    .order_by(ModelShadow.created_at)
+)
 LOOK_S = 2.0
 """How often calls are collected."""
 _RETRY_S = 5.0
-_SETTLE = timedelta(seconds=30)  # between its row and the engine's relay, a comparison is being started
+_CRASH_PAUSE_S = 30.0
+
+_log = logging.getLogger("fabula.worker")
 
 
 def carry_out(store: Store, registry: Registry, shadow_id: str, stopping: threading.Event) -> float | None:
-    """Collect what has ended since the last time. Returns the seconds until the next look; None once it has ended."""
-    with store.reading() as session:
-        row = session.get(ModelShadow, shadow_id)
-    if row is None or row.state != "on":
-        return None
+    """Do what is to be done now. Returns the seconds until the next look; None once nothing is left to collect.
+
+    Errors never end a comparison, because the engine would go on relaying: they are shown, and it is tried again.
+    """
     try:
-        client = registry.get(ENGINE)
-        relay = next((one for one in engine_shadows.listed(client) if one.label == shadow_id), None)
-        if relay is None:
-            return _without_relay(store, client, row)
-        if not relay.has_key or (relay.share, relay.fallback) != (row.share, row.fallback):
-            engine_shadows.save(
-                client, registry.provider(row.provider), alias=row.alias, model=row.model, label=row.id,
-                share=row.share, fallback=row.fallback,
-            )  # fmt: skip
-        _collect(store, client, row, relay)
-        return _decide(store, client, shadow_id, relay)
+        return _look(store, registry, shadow_id, stopping)
+    except StorageFull:
+        raise
     except FabulaError as exc:  # the engine is down, or the provider was removed: it goes on once that is solved
-        with store.session() as session:
-            session.get_one(ModelShadow, shadow_id).note = exc.what
+        shadow_states.note(store, shadow_id, exc.what)
         return _RETRY_S
+    except Exception as exc:
+        _log.exception("Unexpected error in a comparison on calls; it will be retried.")
+        give_up(store, shadow_id, FabulaError(msg("Something unexpected happened ({kind}).", kind=type(exc).__name__)))
+        return _CRASH_PAUSE_S
 
 
 def give_up(store: Store, shadow_id: str, error: FabulaError) -> None:
-    """Record an error that no retry helps with; the engine goes on relaying."""
-    shadow.finish(store, shadow_id, "stopped", error.what)
+    """Show an error. The engine goes on relaying, so the comparison goes on as well."""
+    shadow_states.note(store, shadow_id, error.what)
 
 
-def _without_relay(store: Store, client: Client, row: ModelShadow) -> float | None:
-    """What it means that the engine does not relay: an alias answers, or its home folder is another one."""
-    if utcnow() - row.created_at < _SETTLE:
+def _look(store: Store, registry: Registry, shadow_id: str, stopping: threading.Event) -> float | None:
+    client = registry.get(ENGINE)
+    if _find(store, shadow_id) is not None:
+        shadow_states.confirm(store, client, shadow_id)
+    row = _find(store, shadow_id)
+    if row is None or (row.settled and row.state not in shadow_states.OPEN):
+        return None
+    relay = engine_shadows.find(client, shadow_id)
+    if row.state == "on":
+        if relay is None:
+            shadow_states.ended_without_relay(store, client, row, "")
+        elif relay.state == "on":
+            _update(client, registry, row, relay)
+    elif relay is not None:  # the engine's row of an old model that has stopped
+        engine_shadows.close(client, row.alias, shadow_id)
+    left = _collect(store, client, row, relay, stopping)
+    if row.state == "on" and relay is not None:
+        _decide(store, client, shadow_id, relay)
         return LOOK_S
-    _collect(store, client, row, None)
-    found = next((one.model for one in engine_aliases.listed(client) if one.id == row.alias), None)
-    if found == row.model:
-        shadow.finish(store, row.id, "flipped", None)
-    else:
-        shadow.finish(store, row.id, "stopped", msg("The engine no longer relays this model."))
+    if row.state in shadow_states.OPEN or left or stopping.is_set():
+        return LOOK_S
+    with store.session() as session:
+        session.get_one(ModelShadow, shadow_id).settled = True
     return None
 
 
-def _collect(store: Store, client: Client, row: ModelShadow, relay: EngineShadow | None) -> None:
-    """Bring the calls that have ended into the ledger, then let the engine delete them."""
+def _find(store: Store, shadow_id: str) -> ModelShadow | None:
+    with store.reading() as session:
+        return session.get(ModelShadow, shadow_id)
+
+
+def _update(client: Client, registry: Registry, row: ModelShadow, relay: EngineShadow) -> None:
+    """Hand over the key after a restart of the engine, and new settings. What has ended does not start again."""
+    if not relay.has_key or (relay.share, relay.fallback) != (row.share, row.fallback):
+        engine_shadows.save(
+            client, registry.provider(row.provider), alias=row.alias, model=row.model, label=row.id, share=row.share,
+            fallback=row.fallback,
+        )  # fmt: skip
+
+
+def _collect(
+    store: Store, client: Client, row: ModelShadow, relay: EngineShadow | None, stopping: threading.Event
+) -> int:
+    """Bring the calls that have ended into the ledger, and let the engine delete them. Returns how many are left."""
     after = row.collected
-    while found := engine_shadows.calls(client, row.id, after):
+    while True:
+        found, left = engine_shadows.calls(client, row.id, after)
+        if not found:
+            break
         after = found[-1].ended
         book = custom_prices.book(store, shared_files.storage(Settings.from_env()))
         with store.session() as session:
             _store(session, session.get_one(ModelShadow, row.id, with_for_update=True), found, book)
         engine_shadows.forget(client, row.id, after)
-        if len(found) < engine_shadows.PAGE:
-            break
-    with store.session() as session:
-        current = session.get_one(ModelShadow, row.id)
-        current.note = None
-        if relay is not None:
-            current.relayed, current.failed, current.dropped = relay.relayed, relay.failed, relay.dropped
-        old = ShadowPair.created_at < utcnow() - timedelta(days=shadow.KEPT_DAYS)
-        session.execute(delete(ShadowPair).where(ShadowPair.shadow_id == row.id, old))
+        if stopping.is_set():
+            return 1
+    shadow_states.note(store, row.id, None)
+    if relay is not None and relay.lost != row.lost:
+        with store.session() as session:
+            session.get_one(ModelShadow, row.id).lost = relay.lost
+    return left
 
 
 def _store(session: Session, row: ModelShadow, found: Sequence[RelayedCall], book: PriceBook) -> None:
@@ -103,6 +137,9 @@ def _store(session: Session, row: ModelShadow, found: Sequence[RelayedCall], boo
         if call.ended <= row.collected:
             continue
         row.collected = call.ended
+        row.relayed += 1
+        row.failed += call.state != "answered"
+        row.dropped += call.copy == "dropped"
         if call.state != "failed":
             cost = cost_of(book, row.provider, row.alias, call.prompt_tokens, call.completion_tokens)
             spend.record(
@@ -111,16 +148,7 @@ def _store(session: Session, row: ModelShadow, found: Sequence[RelayedCall], boo
                 cost_usd=cost,
             )  # fmt: skip
         if call.state == "answered" and call.old is not None and call.copy in ("answered", "failed"):
-            score = agreement.score(call.old, call.new)
-            row.compared += 1
-            row.agreed += score
-            session.add(
-                ShadowPair(
-                    shadow_id=row.id, remote_id=call.id, created_at=datetime.fromtimestamp(call.created_at, UTC),
-                    prompt=call.request, old=call.old, new=call.new, old_s=call.old_s, new_s=call.new_s, score=score,
-                    error=call.copy_error,
-                )
-            )  # fmt: skip
+            _compare(session, row, call, call.old)
     session.flush()
     oldest_kept = (
         select(ShadowPair.id)
@@ -133,24 +161,46 @@ def _store(session: Session, row: ModelShadow, found: Sequence[RelayedCall], boo
         session.execute(delete(ShadowPair).where(ShadowPair.shadow_id == row.id, ShadowPair.id < last))
 
 
-def _decide(store: Store, client: Client, shadow_id: str, relay: EngineShadow) -> float | None:
+def _compare(session: Session, row: ModelShadow, call: RelayedCall, old: str) -> None:
+    """Compare both answers. If that fails, the call is recorded all the same: it may have been paid."""
+    try:
+        score = agreement.score(old, call.new)
+    except Exception:
+        _log.exception("Two answers to a relayed call cannot be compared")
+        row.dropped += 1
+        return
+    row.compared += 1
+    row.agreed += score
+    prompt = call.request if len(call.request) <= shadow.KEPT_CHARS else agreement.last_message(call.request)
+    session.add(
+        ShadowPair(
+            shadow_id=row.id, remote_id=call.id, created_at=datetime.fromtimestamp(call.created_at, UTC),
+            prompt=_kept(prompt), old=_kept(old), new=None if call.new is None else _kept(call.new), old_s=call.old_s,
+            new_s=call.new_s, score=score, error=_kept(call.copy_error),
+        )
+    )  # fmt: skip
+
+
+def _kept(text: str) -> str:
+    return storable(text)[: shadow.KEPT_CHARS]
+
+
+def _decide(store: Store, client: Client, shadow_id: str, relay: EngineShadow) -> None:
     """Flip if enough calls agree, or record that the old model has stopped and the new one answers."""
     with store.reading() as session:
         row = session.get_one(ModelShadow, shadow_id)
+    if row.state != "on":
+        return
     if relay.state == "dark":
-        with store.session() as session:
-            session.add(AliasChange(alias=row.alias, model=row.model, previous=None, changed_by=row.created_by))
-        shadow.finish(store, shadow_id, "dark", msg("The old model has stopped: {reason}", reason=relay.reason))
-        return None
+        return shadow_states.has_gone_dark(store, row, relay.reason)
     if relay.reason and not row.reason:
         with store.session() as session:
             session.get_one(ModelShadow, shadow_id).reason = msg(
                 "The old model has stopped: {reason}", reason=relay.reason
             )
     found = agreement.over(row.agreed, row.compared)
-    if row.state != "on" or not agreement.may_flip(found, row.threshold, row.min_calls):
-        return LOOK_S
-    engine_aliases.save(store, on_behalf_of(row.created_by), client, row.alias, row.model)
+    if not agreement.may_flip(found, row.threshold, row.min_calls):
+        return
     said = msg(
         "Flipped by itself: {n} calls compared, {share} agreement, lower bound {low}, threshold {threshold}.",
         n=f"{found.n:,}",
@@ -158,5 +208,5 @@ def _decide(store: Store, client: Client, shadow_id: str, relay: EngineShadow) -
         low=percent(found.low),
         threshold=percent(row.threshold or 0.0),
     )
-    shadow.finish(store, shadow_id, "flipped", said)
-    return None
+    if shadow_states.decide(store, shadow_id, "flipping", ("on",), engine_aliases.AUTOMATIC, said):
+        shadow_states.confirm(store, client, shadow_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from core.confidence_interval import wilson
+from core.confidence_interval import lower_bound_at_any_time
 from core.evaluation import scoring
 from core.parity import row_scores
 from core.parity.row_scores import JsonAnswers, Task
@@ -15,12 +15,11 @@ _MAX_LABEL_CHARS = 40  # as in `core.parity.row_scores`
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """The mean score of `n` calls, and its 95 % interval."""
+    """The mean score of `n` calls, and the lower bound for it, which holds however often it is looked at."""
 
     n: int
     value: float
     low: float
-    high: float
 
 
 def task_of(old: str) -> Task:
@@ -36,13 +35,8 @@ def score(old: str, new: str | None) -> float:
 
 
 def over(total: float, n: int) -> Agreement:
-    """Agreement over `n` calls with this sum of scores.
-
-    Wilson's interval holds for scores of 0 or 1. For scores in between it is wider than needed, because their variance
-    is smaller than that of 0 and 1 with the same mean.
-    """
-    low, high = wilson(total, n)
-    return Agreement(n, total / n if n else 0.0, low, high)
+    """Agreement over `n` calls with this sum of scores."""
+    return Agreement(n, total / n if n else 0.0, lower_bound_at_any_time(total, n))
 
 
 def may_flip(found: Agreement, threshold: float | None, min_calls: int) -> bool:

@@ -6,7 +6,8 @@ keeps who changed what and when (`core.db.tables.AliasChange`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal, get_args
@@ -18,11 +19,14 @@ from core.actor import Actor, requires
 from core.db import audit_log
 from core.db.store import Store
 from core.db.tables import AliasChange, utcnow
-from core.errors import BadRequest, ChangedMeanwhile
+from core.errors import BadRequest, ChangedMeanwhile, ProviderError
 from core.message import msg
 from core.providers.client import Client
 
 _PATH = "/fabula/v1/aliases"
+_PRECONDITION_FAILED = 412
+AUTOMATIC = "automatic"
+"""In `AliasChange.changed_by`: the engine or the worker has changed it, as a person had set it up."""
 _SETTLED = timedelta(seconds=10)  # a list of aliases may be a few seconds older than a change
 AliasStatus = Literal["active", "hidden", "missing_model"]
 _STATUSES: tuple[AliasStatus, ...] = get_args(AliasStatus)
@@ -69,9 +73,11 @@ class Expected:
 
 @requires("admin")
 def save(
-    store: Store, actor: Actor, client: Client, alias: str, model: str, *, expected: Expected | None = None
-) -> None:
-    """Create an alias, or let an existing one lead to another model.
+    store: Store, actor: Actor, client: Client, alias: str, model: str, *, expected: Expected | None = None,
+    shadow: str | None = None,
+) -> None:  # fmt: skip
+    """Create an alias, or let an existing one lead to another model. With the label of a `shadow`, only while this one
+    relays the name.
 
     Raises:
         BadRequest, ModelNotFound: the alias can't have this name, or this model; the message explains why.
@@ -82,7 +88,10 @@ def save(
     earlier = _model_of(client, alias)
     _check(alias, earlier, expected)
     condition = {} if expected is None else {"if_model": expected.model}
-    client.engine_call("POST", _PATH, {"id": alias, "model": model, **condition})
+    if shadow is not None:
+        condition["if_shadow"] = shadow
+    with changed_meanwhile(alias):
+        client.engine_call("POST", _PATH, {"id": alias, "model": model, **condition})
     _record(store, actor, alias, earlier, model)
 
 
@@ -92,8 +101,20 @@ def remove(store: Store, actor: Actor, client: Client, alias: str, *, expected: 
     earlier = _model_of(client, alias)
     _check(alias, earlier, expected)
     condition = "" if expected is None else f"?if_model={quote(expected.model or '', safe='')}"
-    client.engine_call("DELETE", f"{_PATH}/{quote(alias, safe='')}{condition}")
+    with changed_meanwhile(alias):
+        client.engine_call("DELETE", f"{_PATH}/{quote(alias, safe='')}{condition}")
     _record(store, actor, alias, earlier, None)
+
+
+@contextmanager
+def changed_meanwhile(alias: str) -> Iterator[None]:
+    """Raise ChangedMeanwhile if the engine refuses a change because the alias is not as expected any more."""
+    try:
+        yield
+    except ProviderError as exc:
+        if getattr(exc.__cause__, "status_code", None) != _PRECONDITION_FAILED:
+            raise
+        raise _changed(alias) from exc
 
 
 def changes(store: Store) -> dict[str, AliasChange]:
@@ -120,10 +141,14 @@ def note_changes(store: Store, found: Sequence[EngineAlias]) -> None:
 
 def _check(alias: str, now: str | None, expected: Expected | None) -> None:
     if expected is not None and now != expected.model:
-        raise ChangedMeanwhile(
-            msg("Someone else has changed the alias {alias} meanwhile.", alias=alias),
-            msg("Nothing was changed. See what it leads to now, then try again."),
-        )
+        raise _changed(alias)
+
+
+def _changed(alias: str) -> ChangedMeanwhile:
+    return ChangedMeanwhile(
+        msg("Someone else has changed the alias {alias} meanwhile.", alias=alias),
+        msg("Nothing was changed. See what it leads to now, then try again."),
+    )
 
 
 def _record(store: Store, actor: Actor, alias: str, earlier: str | None, model: str | None) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from core.alerts import outbox, shutdown_events
 from core.db.store import Store, new_id
-from core.db.tables import Alert, AliasChange, Evaluation, ModelShadow, RecipeVersion, Run, Story
+from core.db.tables import AccountArchive, Alert, AliasChange, Evaluation, ModelShadow, RecipeVersion, Run, Story
 from core.migrate import guard
 from core.pricing.price_book import PriceBook
 from core.settings import Settings
@@ -181,6 +181,17 @@ def test_aliases_relayed_calls_and_saved_recipes_are_uses(home_store: Store) -> 
     assert named() == ["ft:gpt-4o:acme::new", "ft:gpt-4o:acme::relayed", "gpt-4o"]
     _alias(home_store, "gpt-4o", leads_to=None)
     assert named() == ["ft:gpt-4o:acme::new", "ft:gpt-4o:acme::relayed"]
+
+
+def test_a_replaced_model_does_not_hide_one_of_the_same_name_at_another_provider(home_store: Store) -> None:
+    now, model = _before(14), "gpt-4o"
+    archive_id = put_archived_tune(home_store, model, _DAY)
+    with home_store.session() as session:
+        session.get_one(AccountArchive, archive_id).provider = "azure"
+    _story(home_store, now, model, "openai")
+    found = guard.in_use(home_store, _BOOK, now, 30)
+    assert [(one.provider, one.model) for one in found] == [("azure", model), ("openai", model)]
+    assert guard.by_day(found) == {_DAY: [model]}
 
 
 def test_nothing_is_read_while_no_day_is_near(home_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,9 +67,11 @@ _NOBODYS = frozenset(
         "core.migrate.shadow.change",  # of the whole team, by admins
         "core.migrate.shadow.delete_pairs",
         "core.migrate.shadow.flip",
+        "core.migrate.shadow.newest",
         "core.migrate.shadow.resume",
         "core.migrate.shadow.start",
         "core.migrate.shadow.stop",
+        "core.migrate.shadow.worst_pairs",
         "core.migrate.switch.back",  # of the whole team, by admins
         "core.migrate.switch.note_changes",
         "core.migrate.switch.switch",

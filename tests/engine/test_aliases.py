@@ -210,7 +210,10 @@ def test_aliases_survive_kill_9_and_a_later_model_of_the_same_name_wins(tmp_path
 
 
 def test_a_database_from_before_aliases_and_batches_gets_them(tmp_path: Path) -> None:
-    store, tables = EngineStore(tmp_path / "engine.db"), ("aliases", "batches", "batch_lines", "uploads", "shadows")
+    store, tables = (
+        EngineStore(tmp_path / "engine.db"),
+        ("aliases", "batches", "batch_lines", "uploads", "shadow_calls"),
+    )
     with store.transaction() as transaction:
         for table in tables:
             transaction.execute(f"DROP TABLE {table}")

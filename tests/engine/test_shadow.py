@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import openai
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message
 
 pytest.importorskip("xllamacpp", reason="requirements-engine.txt is not installed")
 
+from core.engine.serving.priority import Priority
 from core.engine.shadow import answer_texts, shadow_store, upstream
+from core.engine.shadow.copies import Copies
+from core.engine.shadow.recorder import Recorder
+from core.engine.shadow.relay import Relay
 from core.engine.shadow.shadow_store import Shadow, ShadowCall
 from core.engine.store import EngineStore
 from tests.support import fault_server
@@ -23,6 +34,7 @@ from tests.support.waiting import until
 
 _OLD = "ft:gpt-4o-mini:org::abc"
 _KEY = "sk-the-key-of-the-old-model"
+_labels = ["s0"]  # of each test; one that has ended cannot start again
 _MESSAGES: Any = [{"role": "user", "content": "a"}]
 
 
@@ -41,12 +53,12 @@ def provider() -> Iterator[FaultServer]:
 
 @pytest.fixture(autouse=True)
 def _clean(engine: EngineUnderTest) -> Iterator[None]:
+    _labels.append(f"s{len(_labels)}")
     yield
     with engine.http() as http:
         for kind in ("shadows", "aliases"):
             for one in http.get(f"/fabula/v1/{kind}").json()["data"]:
                 http.delete(f"/fabula/v1/{kind}/{one['id']}")
-        http.delete("/fabula/v1/shadow_calls?label=s1")
 
 
 @cache
@@ -56,7 +68,8 @@ def _client(url: str) -> openai.OpenAI:
 
 
 def _start(engine: EngineUnderTest, url: str, **values: Any) -> dict[str, Any]:
-    form = {"id": _OLD, "model": TINY, "base_url": url, "api_key": _KEY, "label": "s1", "share": 100, "fallback": True}
+    form = {"id": _OLD, "model": TINY, "base_url": url, "api_key": _KEY, "share": 100, "fallback": True}
+    form |= {"label": _labels[-1]}
     with engine.http() as http:
         answer = http.post("/fabula/v1/shadows", json=form | values)
     assert answer.status_code == 200, answer.text
@@ -76,7 +89,7 @@ def _calls(engine: EngineUnderTest, count: int, after: int = 0) -> list[dict[str
     with engine.http() as http:
 
         def look() -> list[dict[str, Any]]:
-            return list(http.get(f"/fabula/v1/shadow_calls?label=s1&after={after}&limit=500").json()["data"])
+            return list(http.get(f"/fabula/v1/shadow_calls?label={_labels[-1]}&after={after}&limit=500").json()["data"])
 
         until(lambda: len(look()) >= count, "the calls have ended")
         return look()
@@ -90,7 +103,7 @@ def test_the_caller_gets_the_old_models_answer_and_the_new_one_is_asked_too(
     engine: EngineUnderTest, provider: FaultServer
 ) -> None:
     started = _start(engine, provider.url)
-    assert "api_key" not in started and started["has_key"]
+    assert started["has_key"] and not {"api_key", "label"} & started.keys()
     provider.enqueue(fault_server.text("refund"))
     assert _ask(engine).choices[0].message.content == "refund"
     (sent,) = provider.requests
@@ -204,6 +217,7 @@ def test_an_alias_takes_the_place_of_a_relay_and_the_other_way_round(
         assert http.get("/fabula/v1/shadows").json()["data"] == []
         _ask(engine)
         assert provider.requests == []
+        _labels.append(f"s{len(_labels)}")
         _start(engine, provider.url)
         assert http.get("/fabula/v1/aliases").json()["data"] == []
     _ask(engine)
@@ -221,12 +235,14 @@ def test_an_alias_takes_the_place_of_a_relay_and_the_other_way_round(
         ({"base_url": "ftp://x/v1"}, 400, "invalid_value"),
         ({"base_url": "https://key@x/v1"}, 400, "invalid_value"),
         ({"api_key": ""}, 400, "missing_required_parameter"),
+        ({"api_key": "sk-one\nsk-two"}, 400, "invalid_value"),
+        ({"if_model": "other"}, 412, "alias_changed"),
     ],
 )
 def test_a_shadow_that_cannot_work_is_refused(
     engine: EngineUnderTest, values: dict[str, Any], status: int, code: str
 ) -> None:
-    form = {"id": _OLD, "model": TINY, "base_url": "https://x/v1", "api_key": _KEY, "label": "s1", "share": 1}
+    form = {"id": _OLD, "model": TINY, "base_url": "https://x/v1", "api_key": _KEY, "label": _labels[-1], "share": 1}
     with engine.http() as http:
         answer = http.post("/fabula/v1/shadows", json=form | values)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
@@ -240,7 +256,7 @@ def test_other_models_and_collected_calls(engine: EngineUnderTest, provider: Fau
     assert len(provider.requests) == 3
     first, second, third = _calls(engine, 3)
     with engine.http() as http:
-        http.delete(f"/fabula/v1/shadow_calls?label=s1&until={second['ended']}")
+        http.delete(f"/fabula/v1/shadow_calls?label={_labels[-1]}&until={second['ended']}")
     assert [call["id"] for call in _calls(engine, 1)] == [third["id"]]
     assert first["ended"] < second["ended"] < third["ended"]
 
@@ -273,6 +289,146 @@ def test_after_kill_9_counts_are_right_and_calls_wait_for_the_key(provider: Faul
         engine.stop()
 
 
+def test_the_callers_answer_does_not_depend_on_what_can_be_recorded(
+    engine: EngineUnderTest, provider: FaultServer
+) -> None:
+    _start(engine, provider.url)
+    answer = {"choices": [{"message": {"content": "x", "tool_calls": 5}}], "usage": {"prompt_tokens": 9}}
+    provider.enqueue(fault_server.raw(json.dumps(answer).encode()))
+    database = sqlite3.connect(engine.home / "engine.db")
+    database.execute("CREATE TRIGGER full BEFORE UPDATE ON shadow_calls BEGIN SELECT RAISE(ABORT, 'no space'); END")
+    try:
+        with engine.http() as http:
+            body = {"model": _OLD, "messages": _MESSAGES}
+            assert http.post("/v1/chat/completions", json=body).json() == answer
+            found = http.get(f"/fabula/v1/shadow_calls?label={_labels[-1]}").json()
+        assert (found["data"], found["in_progress"]) == ([], 1)
+    finally:
+        database.execute("DROP TRIGGER full")
+        database.close()
+    (call,) = _calls(engine, 1)
+    assert (call["state"], call["prompt_tokens"]) == ("answered", 9)
+    assert len(provider.requests) == 1
+
+
+def test_a_stream_with_an_odd_part_is_recorded_and_its_connection_closed(
+    engine: EngineUnderTest, provider: FaultServer
+) -> None:
+    _start(engine, provider.url)
+    part = {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": "one", "function": 1}]}}]}
+    usage = {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 1}}
+    lines = "".join(f"data: {json.dumps(one)}\n\n" for one in (part, usage)) + "data: [DONE]\n\n"
+    provider.enqueue(fault_server.raw(lines.encode(), "text/event-stream"))
+    with engine.http() as http:
+        answer = http.post("/v1/chat/completions", json={"model": _OLD, "messages": _MESSAGES, "stream": True})
+    assert answer.text == lines
+    (call,) = _calls(engine, 1)
+    assert (call["state"], call["prompt_tokens"]) == ("answered", 7)
+
+
+def test_a_stream_whose_caller_left_before_it_began_is_recorded(provider: FaultServer, tmp_path: Path) -> None:
+    provider.enqueue(fault_server.stalled("ref"))
+    store = EngineStore(tmp_path / "engine.db")
+    store.add(Shadow(_OLD, 1, TINY, provider.url, "s1", 0, 1))
+    body = json.dumps({"model": _OLD, "messages": _MESSAGES, "stream": True}).encode()
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+    scope: dict[str, Any] = {
+        "type": "http",
+        "method": "POST",
+        "path": answer_texts.CHAT,
+        "query_string": b"",
+        "headers": [],
+    }
+
+    async def call() -> None:
+        recorder, left = Recorder(store), asyncio.Event()
+        relay = Relay(store, Copies(recorder, {}, Priority()), recorder, {})
+        relay.set_key("s1", _KEY)
+
+        async def receive() -> Message:
+            if not messages:
+                await left.wait()
+            return messages.pop() if messages else {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            await asyncio.get_running_loop().create_future()  # the client does not read
+
+        async def refuse(request: Request) -> Response:
+            raise AssertionError
+
+        response = await relay.handle(answer_texts.CHAT, refuse, Request(scope, receive))
+        left.set()
+        await response(scope, receive, send)
+        await relay.stop()
+
+    asyncio.run(call())
+    (row,) = store.select(ShadowCall, "1")
+    assert (row.state, row.ended > 0) == ("unknown", True) and "caller left" in row.error
+
+
+def test_headers_that_name_the_account_and_a_key_in_an_error_are_not_passed_on(
+    engine: EngineUnderTest, provider: FaultServer
+) -> None:
+    _start(engine, provider.url)
+    named = {"openai_organization": "acme", "openai_project": "p", "openai_version": "1", "x_request_id": "r1"}
+    provider.enqueue(fault_server.error(401, f"Wrong key: {_KEY}", "invalid_api_key", **named))
+    with pytest.raises(openai.AuthenticationError) as raised:
+        _ask(engine)
+    response = raised.value.response
+    assert _KEY not in response.text and "Wrong key" in response.text
+    assert {"openai-version", "x-request-id"} <= response.headers.keys()
+    assert not {"openai-organization", "openai-project"} & response.headers.keys()
+    (call,) = _calls(engine, 1)
+    assert _KEY not in call["error"]
+
+
+def test_what_has_ended_stays_ended_and_can_still_be_collected(engine: EngineUnderTest, provider: FaultServer) -> None:
+    _start(engine, provider.url)
+    provider.enqueue(fault_server.held())
+    name, label = quote(_OLD, safe=""), _labels[-1]
+    with ThreadPoolExecutor() as pool, engine.http() as http:
+        call = pool.submit(_ask, engine)
+        provider.wait_for(lambda server: server.flying == 1)
+        assert http.delete(f"/fabula/v1/shadows/{name}?label=another").status_code == 200
+        assert _shadow(engine)["has_key"]
+        for _ in range(2):
+            assert http.delete(f"/fabula/v1/shadows/{name}?label={label}").status_code == 200
+        assert http.get("/fabula/v1/shadows").json()["data"] == []
+        assert http.get(f"/fabula/v1/shadow_calls?label={label}").json()["in_progress"] == 1
+        provider.release()
+        assert call.result().usage
+        form = {"id": _OLD, "model": TINY, "base_url": provider.url, "api_key": _KEY, "label": label, "share": 1}
+        assert http.post("/fabula/v1/shadows", json=form).json()["error"]["code"] == "shadow_ended"
+        alias = {"id": _OLD, "model": TINY, "if_shadow": label}
+        assert http.post("/fabula/v1/aliases", json=alias).json()["error"]["code"] == "alias_changed"
+        (found,) = _calls(engine, 1)
+        assert found["state"] == "answered" and found["prompt_tokens"] and found["request"]
+        http.delete(f"/fabula/v1/shadow_calls?label={label}")
+        (found,) = _calls(engine, 1)
+        assert found["prompt_tokens"] and not (found["request"] or found["old"] or found["new"])
+
+
+def test_the_texts_of_calls_that_wait_are_bounded_and_so_is_a_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shadow_store, "MAX_WAITING_BYTES", 1000)
+    monkeypatch.setattr(shadow_store, "MAX_PAGE_BYTES", 500)
+    store = EngineStore(tmp_path / "engine.db")
+    store.add(Shadow("old", 1, TINY, "https://x/v1", "s1", 100, 1))
+    (shadow,) = store.select(Shadow, "1")
+    for _ in range(5):
+        call_id = shadow_store.begin(store, shadow, answer_texts.CHAT, copies=True)
+        shadow_store.answered(store, call_id, copies=True, old="x" * 200, request="[]", prompt_tokens=1)
+        shadow_store.copied(store, call_id, copy="answered", new="x" * 100)
+    first = shadow_store.collect(store, "s1", 0, 100)
+    assert [(row.copy, row.old is None, row.prompt_tokens) for row in first] == [
+        ("dropped", True, 1), ("dropped", True, 1), ("answered", False, 1),
+    ]  # fmt: skip
+    assert len(shadow_store.collect(store, "s1", first[-1].ended, 100)) == 1
+    (shadow,) = store.select(Shadow, "1")
+    assert (shadow.copied, shadow.dropped) == (3, 2)
+
+
 def test_calls_that_are_not_collected_are_bounded_and_the_lost_ones_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,7 +438,7 @@ def test_calls_that_are_not_collected_are_bounded_and_the_lost_ones_counted(
     store.add(shadow)
     ids = [shadow_store.begin(store, shadow, answer_texts.CHAT, copies=False) for _ in range(5)]
     for call_id in [*ids, ids[-1]]:  # the last one twice: counted once
-        shadow_store.answered(store, call_id, old_s=1.0)
+        shadow_store.answered(store, call_id, copies=False, old_s=1.0)
     assert [row.id for row in store.select(ShadowCall, "1")] == ids[2:]
     (found,) = store.select(Shadow, "1")
     assert (found.relayed, found.lost) == (5, 2)
@@ -316,15 +472,50 @@ def test_the_text_of_an_answer(endpoint: str, body: Any, text: str | None) -> No
     assert answer_texts.of_body(endpoint, body).text == text
 
 
+def _streamed(endpoint: str, *events: Any, end: str = "data: [DONE]\n\n") -> answer_texts.AnswerText:
+    reader = answer_texts.StreamReader(endpoint)
+    raw = ("".join(f"data: {json.dumps(event)}\n\n" for event in events) + end).encode()
+    for at in range(0, len(raw), 1000):
+        reader.feed(raw[at : at + 1000])
+    return reader.answer()
+
+
 def test_tool_calls_of_a_stream_are_joined() -> None:
     parts = [
         {"index": 0, "function": {"name": "find", "arguments": '{"a"'}},
         {"index": 0, "function": {"arguments": ":1}"}},
     ]
-    lines = [json.dumps({"choices": [{"index": 0, "delta": {"tool_calls": [part]}}]}) for part in parts]
-    raw = "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"]).encode()
+    found = _streamed(answer_texts.CHAT, *({"choices": [{"index": 0, "delta": {"tool_calls": [p]}}]} for p in parts))
     whole = {"choices": [{"message": {"tool_calls": [_TOOL]}}]}
-    assert answer_texts.of_stream(answer_texts.CHAT, raw).text == answer_texts.of_body(answer_texts.CHAT, whole).text
+    assert found.text == answer_texts.of_body(answer_texts.CHAT, whole).text
+
+
+@pytest.mark.parametrize("odd", [5, "x", [5], [{"index": "two", "function": 7}], [{"index": -1}], {"a": 1}, None])
+def test_an_odd_answer_is_read_as_far_as_possible(odd: Any) -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": True}
+    body = {"choices": [{"message": {"content": "x", "tool_calls": odd}}], "usage": usage}
+    assert answer_texts.of_body(answer_texts.CHAT, body).prompt_tokens == 3
+    assert answer_texts.of_body(answer_texts.RESPONSES, {"output": [{"type": "message", "content": odd}]}).text in (
+        None,
+        "",
+    )
+    delta = {"content": "x", "tool_calls": odd}
+    streamed = _streamed(
+        answer_texts.CHAT, {"choices": [{"index": 0, "delta": delta}]}, {"choices": odd, "usage": usage}
+    )
+    assert (streamed.prompt_tokens, streamed.completion_tokens) == (3, None) and streamed.text is not None
+
+
+def test_the_tokens_of_a_long_stream_are_known_and_its_end_without_the_last_line() -> None:
+    piece = {"choices": [{"index": 0, "delta": {"content": "x" * 10_000}}]}
+    usage = {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2}}
+    found = _streamed(answer_texts.CHAT, *[piece] * 110, usage)
+    assert (found.text, found.prompt_tokens, found.completion_tokens) == (None, 1, 2)
+    last = {"choices": [{"index": 0, "delta": {"content": "x\ud800"}, "finish_reason": "stop"}]}
+    assert _streamed(answer_texts.CHAT, last, end="").text == "x?"
+    assert _streamed(answer_texts.CHAT, piece, end="").text is None
+    ended = {"type": "response.incomplete", "response": {"output": [], "usage": {"input_tokens": 1}}}
+    assert _streamed(answer_texts.RESPONSES, ended, end="").prompt_tokens == 1
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,14 @@ from streamlit.testing.v1 import AppTest
 from core.actor import LOCAL
 from core.db.store import Store
 from core.db.tables import ModelShadow, ShadowPair, TrainingJob, utcnow
-from core.errors import FabulaError
+from core.errors import FabulaError, Unavailable
 from core.migrate import account_views, accounts, mover, sources, tunes
 from core.migrate.sources import AccountForm
 from core.providers import ModelInfo, Registry, saved
 from core.settings import Settings
 from pages.ui import cache, visible
 from pages.ui.cache import OfferedModels
+from pages.ui.settings import aliases
 from tests.support.alias_api import AliasApi
 from tests.support.app_pages import again, click, field, opened, trouble, visit, words
 from tests.support.azure_account import AzureAccount
@@ -194,7 +195,7 @@ def test_a_comparison_on_calls_shows_its_counts_and_what_differs(
     old = next(one.model for one in _tunes(store) if one.id == chosen)
     row = ModelShadow(
         id="s1", alias=old, model="new", provider="openai", share=30, threshold=0.9, min_calls=50, fallback=True,
-        relayed=7, failed=1, dropped=0, compared=4, agreed=3.0, created_by="local",
+        relayed=7, failed=1, dropped=0, lost=2, compared=4, agreed=3.0, created_by="local",
     )  # fmt: skip
     pair = ShadowPair(
         shadow_id="s1", remote_id="c1", created_at=utcnow(), prompt='[{"role": "user", "content": "Where is it?"}]',
@@ -207,12 +208,23 @@ def test_a_comparison_on_calls_shows_its_counts_and_what_differs(
     at = again(at)
     shown = words(at)
     assert "on 30 % of the calls" in shown and "Where is it?" in shown and "1 call failed" in shown
+    assert "1 call stored · kept for 30 days" in shown and "2 calls lost: their costs are unknown" in shown
     assert {one.label: one.value for one in at.metric}["Agreement"] == "75.0 %"
     assert field(at, "move_shadow_flip") is not None and field(at, "move_shadow_share").value == 30
     field(at, "move_shadow_share").set_value(60).run()
     click(at, "move_shadow_save")
     with store.reading() as session:
         assert session.get_one(ModelShadow, "s1").share == 60
+    with store.session() as session:
+        session.get_one(ModelShadow, "s1").state = "stopping"
+
+    def down(_id: str) -> Any:
+        raise Unavailable("The engine does not respond", "")
+
+    monkeypatch.setattr(cache, "quick", down)
+    aliases.listed.clear()
+    at = again(at)
+    assert "may still relay" in words(at) and field(at, "move_shadow_stop") is not None
 
 
 def test_a_key_that_may_not_read_is_said_and_the_page_goes_on(store: Store, account: OpenAIAccount) -> None:

@@ -22,4 +22,6 @@ class AliasChange(Base):
     model: Mapped[str | None] = mapped_column(String(200))  # None: the alias was removed
     previous: Mapped[str | None] = mapped_column(String(200))  # what it led to before; None: it did not exist
     changed_at: Mapped[datetime] = mapped_column(default=utcnow)
-    changed_by: Mapped[str] = mapped_column(String(100))  # "": through the engine's API, by someone unknown
+    changed_by: Mapped[str] = mapped_column(
+        String(100)
+    )  # "": through the engine's API; "automatic": by the studio itself

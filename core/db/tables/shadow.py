@@ -11,8 +11,10 @@ from core.db.tables.base import Base, MessageText, utcnow
 
 
 class ModelShadow(Base):
-    """One comparison on programs' calls. States: on, flipped (the new model answers), dark (the same, because the old
-    model has stopped), stopped. A comparison that is started again is a new row, so its counts begin at 0.
+    """One comparison on programs' calls. A comparison that is started again is a new row, so its counts begin at 0.
+
+    States: starting, on, stopping, flipping; then stopped, flipped (the new model answers), or dark (the same, because
+    the old model has stopped). Starting, stopping and flipping are decided, and not yet confirmed by the engine.
     """
 
     __tablename__ = "model_shadows"
@@ -24,18 +26,22 @@ class ModelShadow(Base):
     share: Mapped[int]  # per cent of the calls that are copied
     threshold: Mapped[float | None]  # flips by itself above this agreement, 0 to 1; None: never
     min_calls: Mapped[int]  # not before so many calls were compared
+    keep_days: Mapped[int] = mapped_column(default=30)  # how long pairs are kept
     fallback: Mapped[bool]  # whether the new model answers once the old one has stopped
     state: Mapped[str] = mapped_column(String(20), index=True, default="on")
+    settled: Mapped[bool] = mapped_column(default=False)  # ended, and the engine has no more of its calls
     reason: Mapped[str | None] = mapped_column(MessageText)  # why it ended, or what the old model's provider said
     note: Mapped[str | None] = mapped_column(MessageText)  # what it waits for
     relayed: Mapped[int] = mapped_column(default=0)
     failed: Mapped[int] = mapped_column(default=0)
     dropped: Mapped[int] = mapped_column(default=0)
+    lost: Mapped[int] = mapped_column(default=0)  # deleted by the engine before they were collected
     compared: Mapped[int] = mapped_column(default=0)
     agreed: Mapped[float] = mapped_column(default=0.0)  # sum of the scores of the compared calls
     collected: Mapped[int] = mapped_column(default=0)  # the engine's number of the last call that is in the ledger
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     created_by: Mapped[str] = mapped_column(String(100))
+    ended_by: Mapped[str | None] = mapped_column(String(100))  # who has decided; as in `AliasChange.changed_by`
     ended_at: Mapped[datetime | None]
 
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -17,11 +18,12 @@ from core.engine.api import serializers
 from core.engine.api.errors import ApiError, bad_value, unknown_model
 from core.engine.api.models import ModelCatalogue
 from core.engine.api.requests import json_body, reject_unknown, required
+from core.engine.shadow import shadow_store
 from core.engine.shadow.shadow_store import Shadow
 from core.engine.store import Alias, EngineStore
 from core.message import msg
 
-_FIELDS = frozenset({"id", "model", "if_model"})
+_FIELDS = frozenset({"id", "model", "if_model", "if_shadow"})
 # Names of models at OpenAI, Azure and gateways: `gpt-4o-mini`, `ft:gpt-4o-mini-2024-07-18:org::AbC`, `openai/gpt-4o`,
 # `curie:ft-org-2023-04-04-03-03-26`.
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
@@ -29,7 +31,7 @@ _MAX_ALIASES: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class _Condition:
+class Condition:
     """What a client expects of an alias before it is changed, so that two people do not undo each other's change.
 
     Attributes:
@@ -39,6 +41,11 @@ class _Condition:
 
     model: str | None
     is_given: bool
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> Condition:
+        """The condition of a request: `if_model`, which may be null."""
+        return cls(required(body, "if_model") if body.get("if_model") else None, "if_model" in body)
 
     def check(self, row: Alias | None) -> None:
         """Raise ApiError 412 if the alias is not as expected."""
@@ -86,31 +93,36 @@ class Aliases:
     async def create(self, request: Request) -> Response:
         """POST /fabula/v1/aliases {"id", "model"}: create an alias, or let an existing one lead to another model.
 
-        With `if_model`, only if it leads to that model now; with `"if_model": null`, only if it does not exist.
+        With `if_model`, only if it leads to that model now; with `"if_model": null`, only if it does not exist; with
+        `if_shadow`, only while the shadow with this label relays the name.
 
         400 for a name with other characters, for an alias of itself or of another alias; 404 for an unknown model; 409
-        if a model has this name; 412 if `if_model` does not hold.
+        if a model has this name; 412 if a condition does not hold.
         """
         body = await json_body(request)
         reject_unknown(body, _FIELDS)
         row = Alias(required(body, "id"), int(time.time()), required(body, "model"))
-        condition = _Condition(required(body, "if_model") if body.get("if_model") else None, "if_model" in body)
-        return JSONResponse(self._json(await run_in_threadpool(self._store_alias, row, condition)))
+        label = required(body, "if_shadow") if "if_shadow" in body else None
+        return JSONResponse(self._json(await run_in_threadpool(self._store_alias, row, Condition.of(body), label)))
 
     def delete(self, request: Request) -> Response:
         """DELETE /fabula/v1/aliases/{id}. The model stays. With `?if_model=`, only if it leads to that model now."""
         row, wanted = self._find(request), request.query_params.get("if_model")
         with self.store.transaction():
-            _Condition(wanted, wanted is not None).check(self.store.get(Alias, row.id))
+            Condition(wanted, wanted is not None).check(self.store.get(Alias, row.id))
             self.store.remove(Alias, row.id)
         return JSONResponse({"id": row.id, "object": "fabula.alias", "deleted": True})
 
-    def _store_alias(self, row: Alias, condition: _Condition) -> Alias:
+    def _store_alias(self, row: Alias, condition: Condition, label: str | None) -> Alias:
         self._check(row)
         with self.store.transaction():
             condition.check(self.store.get(Alias, row.id))
-            for shadow in self.store.select(Shadow, "id = ? AND state = 'on'", (row.id,)):
-                self.store.remove(Shadow, shadow.id)  # from now on, the alias answers
+            relayed = self.store.select(Shadow, "id = ? AND state = 'on'", (row.id,))
+            if label is not None and all(shadow.label != label for shadow in relayed):
+                message = msg("The engine does not relay this model any more.")
+                raise ApiError(412, message, param="if_shadow", code="alias_changed")
+            for shadow in relayed:
+                shadow_store.close(self.store, shadow.id, shadow.label)  # from now on, the alias answers
             if not self.store.update(Alias, row.id, model=row.model):
                 if len(self.store.select(Alias, "1")) >= _MAX_ALIASES:
                     raise bad_value("id", msg("There can be at most {maximum} aliases.", maximum=_MAX_ALIASES))

@@ -41,6 +41,7 @@ from core.engine.serving.llama import Pool
 from core.engine.shadow import shadow_store
 from core.engine.shadow.api import Shadows
 from core.engine.shadow.copies import Copies
+from core.engine.shadow.recorder import Recorder
 from core.engine.shadow.relay import Relay
 from core.engine.store import EngineStore, Job
 from core.engine.training import job_queue
@@ -106,9 +107,10 @@ class Engine:
         }
         self.batch_runner = BatchRunner(self.store, self.files, config.home / "batches", endpoints, self.pool.priority)
         self.batches = Batches(self.store, self.files, self.batch_runner)
-        self._copies = Copies(self.store, endpoints, self.pool.priority)
-        self.relay = Relay(self.store, self._copies, config.environ)
-        self.shadows = Shadows(self.models, self.store, self.relay)
+        recorder = Recorder(self.store)
+        self._copies = Copies(recorder, endpoints, self.pool.priority)
+        self.relay = Relay(self.store, self._copies, recorder, config.environ)
+        self.shadows = Shadows(self.models, self.store, self.relay, recorder)
         self.bases = Bases(self.library, self.models, self.store, self._packaged_speed, self._forget)
         self.export_library = ExportLibrary(config.home, config.environ, config.threads)
         self.exports = Exports(self.export_library, self.models, self.library, self.store, self.files)

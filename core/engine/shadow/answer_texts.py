@@ -6,12 +6,18 @@ Pure. Only an answer's first choice counts. Tool calls become JSON text; answers
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+MAX_CHARS = 1 << 20
+"""Longer texts are not compared."""
+_MAX_LINE_BYTES = 8 << 20  # of a stream; the last event of /v1/responses contains the whole answer
+_MAX_CALLS = 128  # of one answer, as at OpenAI
+_MAX_COUNT = 2**53
 _DATA, _DONE = b"data:", b"[DONE]"
+_ENDS = ("response.completed", "response.incomplete")  # the latter at the token limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,19 +29,115 @@ class AnswerText:
     completion_tokens: int | None = None
 
 
-_NOTHING = AnswerText(None)
-
-
 def of_body(endpoint: str, body: object) -> AnswerText:
     """The text of a complete answer."""
-    if not isinstance(body, Mapping):
-        return _NOTHING
+    answer = _mapping(body)
     text: str | None = None
     if endpoint == RESPONSES:
-        text = _of_items(body.get("output"))
-    elif choice := _first(body.get("choices")):
+        text = _of_items(answer.get("output"))
+    elif choice := _first(answer.get("choices")):
         text = _of_message(_mapping(choice.get("message"))) if endpoint == CHAT else _string(choice.get("text"))
-    usage = _mapping(body.get("usage"))
+    return _answer(text, _mapping(answer.get("usage")))
+
+
+class Reader(Protocol):
+    """Reads an answer while it is passed on.
+
+    Attributes:
+        is_complete: whether the answer's last part was seen. The tokens may come after it.
+    """
+
+    is_complete: bool
+
+    def feed(self, chunk: bytes) -> None:
+        """Read the next bytes."""
+
+    def answer(self) -> AnswerText:
+        """What was read so far. The text is None if its end is missing, or if it is too long."""
+
+
+class Unread:
+    """For an answer that is too long to be read."""
+
+    is_complete = True
+
+    def feed(self, chunk: bytes) -> None:
+        """Ignore the bytes."""
+
+    def answer(self) -> AnswerText:
+        """Nothing is known."""
+        return AnswerText(None)
+
+
+class StreamReader:
+    """Reads a streamed answer. What it keeps is limited, however long the stream is: a text that is too long is lost,
+    the tokens in the last events are not.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        self.is_complete = False
+        self._endpoint = endpoint
+        self._line = bytearray()
+        self._text: list[str] = []
+        self._calls: dict[int, dict[str, str]] = {}
+        self._chars = 0
+        self._usage: Mapping[str, Any] = {}
+        self._response: object = None
+
+    def feed(self, chunk: bytes) -> None:
+        """See `Reader`."""
+        *lines, rest = chunk.split(b"\n")
+        for line in lines:
+            whole = bytes(self._line) + line
+            self._line.clear()
+            if whole.startswith(_DATA):
+                self._event(whole[len(_DATA) :].strip())
+        if len(self._line) + len(rest) <= _MAX_LINE_BYTES:
+            self._line += rest
+
+    def answer(self) -> AnswerText:
+        """See `Reader`."""
+        if self._endpoint == RESPONSES:
+            return of_body(RESPONSES, self._response)
+        text = _calls_text(self._calls[index] for index in sorted(self._calls)) if self._calls else "".join(self._text)
+        return _answer(text if self.is_complete and self._chars <= MAX_CHARS else None, self._usage)
+
+    def _event(self, data: bytes) -> None:
+        if data == _DONE:
+            self.is_complete = True
+            return
+        event = _parsed(data)
+        if self._endpoint == RESPONSES:
+            if event.get("type") in _ENDS:
+                self._response, self.is_complete = event.get("response"), True
+            return
+        self._usage = _mapping(event.get("usage")) or self._usage
+        choices = event.get("choices")
+        for choice in map(_mapping, choices if isinstance(choices, list) else ()):
+            if not choice.get("index"):
+                self.is_complete = self.is_complete or bool(choice.get("finish_reason"))
+                self._part(choice)
+
+    def _part(self, choice: Mapping[str, Any]) -> None:
+        delta = _mapping(choice.get("delta")) if self._endpoint == CHAT else {"content": choice.get("text")}
+        if piece := _string(delta.get("content")) or _string(delta.get("refusal")):
+            self._chars += len(piece)
+            if self._chars <= MAX_CHARS:
+                self._text.append(piece)
+        parts = delta.get("tool_calls")
+        for part in map(_mapping, parts if isinstance(parts, list) else ()):
+            index, function = part.get("index"), _mapping(part.get("function"))
+            place = index if isinstance(index, int) and 0 <= index < _MAX_CALLS else 0
+            call = self._calls.setdefault(place, {"name": "", "arguments": ""})
+            for name in call:
+                piece = _string(function.get(name)) or ""
+                self._chars += len(piece)
+                call[name] += piece if self._chars <= MAX_CHARS else ""
+
+
+def _answer(text: str | None, usage: Mapping[str, Any]) -> AnswerText:
+    if text is not None:  # a lone surrogate can't be stored
+        text = None if len(text) > MAX_CHARS else text.encode("utf-8", "replace").decode()
     return AnswerText(
         text,
         _count(usage, "prompt_tokens", "input_tokens"),
@@ -43,40 +145,10 @@ def of_body(endpoint: str, body: object) -> AnswerText:
     )
 
 
-def of_stream(endpoint: str, raw: bytes) -> AnswerText:
-    """The text of a streamed answer that is complete; None as text if its end is missing."""
-    events = [line[len(_DATA) :].strip() for line in raw.splitlines() if line.startswith(_DATA)]
-    chunks = [_parsed(event) for event in events if event != _DONE]
-    if endpoint == RESPONSES:
-        completed = [chunk.get("response") for chunk in chunks if chunk.get("type") == "response.completed"]
-        return of_body(endpoint, completed[-1]) if completed else _NOTHING
-    if _DONE not in events:
-        return _NOTHING
-    usage = next((chunk["usage"] for chunk in reversed(chunks) if chunk.get("usage")), None)
-    choices = [one for chunk in chunks if (one := _first(chunk.get("choices"))) and not one.get("index")]
-    if endpoint == CHAT:
-        message = _joined([_mapping(choice.get("delta")) for choice in choices])
-        return of_body(endpoint, {"choices": [{"message": message}], "usage": usage})
-    text = "".join(_string(choice.get("text")) or "" for choice in choices)
-    return of_body(endpoint, {"choices": [{"text": text}], "usage": usage})
-
-
-def _joined(deltas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The message that these parts of a chat answer make."""
-    calls: dict[int, dict[str, str]] = {}
-    for delta in deltas:
-        for part in delta.get("tool_calls") or ():
-            function = _mapping(part.get("function"))
-            call = calls.setdefault(int(part.get("index") or 0), {"name": "", "arguments": ""})
-            for name in call:
-                call[name] += _string(function.get(name)) or ""
-    text = "".join(_string(delta.get("content")) or _string(delta.get("refusal")) or "" for delta in deltas)
-    return {"content": text, "tool_calls": [{"function": calls[index]} for index in sorted(calls)]}
-
-
 def _of_message(message: Mapping[str, Any]) -> str | None:
-    if calls := message.get("tool_calls"):
-        return _calls(_mapping(call.get("function")) for call in calls if isinstance(call, Mapping))
+    calls = message.get("tool_calls")
+    if isinstance(calls, list) and calls:
+        return _calls_text(_mapping(_mapping(call).get("function")) for call in calls)
     text = _string(message.get("content"))
     return _string(message.get("refusal")) if text is None else text
 
@@ -86,17 +158,21 @@ def _of_items(items: object) -> str | None:
     found = [item for item in items if isinstance(item, Mapping)] if isinstance(items, list) else []
     calls = [item for item in found if item.get("type") == "function_call"]
     if calls:
-        return _calls(calls)
-    parts = [part for item in found if item.get("type") == "message" for part in item.get("content") or ()]
+        return _calls_text(calls)
+    lists = [item.get("content") for item in found if item.get("type") == "message"]
+    parts = [part for content in lists if isinstance(content, list) for part in content]
     texts = [_string(_mapping(part).get("text")) for part in parts]
     return "".join(text or "" for text in texts) if texts else None
 
 
-def _calls(functions: Any) -> str:
+def _calls_text(functions: Any) -> str | None:
     listed = [
         {"name": function.get("name"), "arguments": _arguments(function.get("arguments"))} for function in functions
     ]
-    return json.dumps({"tool_calls": listed}, ensure_ascii=False)
+    try:
+        return json.dumps({"tool_calls": listed}, ensure_ascii=False)
+    except RecursionError:
+        return None
 
 
 def _arguments(text: object) -> object:
@@ -126,5 +202,8 @@ def _string(value: object) -> str | None:
 
 
 def _count(usage: Mapping[str, Any], *names: str) -> int | None:
-    found = next((usage[name] for name in names if isinstance(usage.get(name), int)), None)
-    return None if found is None else int(found)
+    for name in names:
+        value = usage.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_COUNT:
+            return value
+    return None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sqlite3
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from core.engine.batches import line_answers
 from core.engine.batches.line_answers import Endpoint
 from core.engine.serving.priority import LINES, Priority
 from core.engine.shadow import answer_texts, shadow_store
-from core.engine.store import EngineStore
+from core.engine.shadow.recorder import Recorder
 
 MAX_WAITING = 64
 """Copies that wait for the new model; further calls are not copied."""
@@ -42,8 +41,8 @@ class Copy:
 class Copies:
     """The copies that wait, and the tasks that ask the new model. Call its methods on the event loop."""
 
-    def __init__(self, store: EngineStore, endpoints: Mapping[str, Endpoint], priority: Priority) -> None:
-        self._store, self._endpoints, self._priority = store, endpoints, priority
+    def __init__(self, recorder: Recorder, endpoints: Mapping[str, Endpoint], priority: Priority) -> None:
+        self._recorder, self._endpoints, self._priority = recorder, endpoints, priority
         self._waiting: asyncio.Queue[Copy] = asyncio.Queue(MAX_WAITING)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -70,13 +69,14 @@ class Copies:
             copy = await self._waiting.get()
             try:
                 async with self._priority.turn():
-                    await self._answer(copy)
-            except (OSError, sqlite3.Error) as exc:
-                _log.error("The copy of a call cannot be stored: %s", exc)
-            except Exception:
+                    values = await self._answer(copy)
+            except Exception as exc:
                 _log.exception("The copy of a call failed")
+                values = {"copy": "failed", "copy_error": type(exc).__name__}
+            await run_in_threadpool(self._recorder.save, shadow_store.copied, copy.call_id, **values)
 
-    async def _answer(self, copy: Copy) -> None:
+    async def _answer(self, copy: Copy) -> dict[str, object]:
+        """Ask the new model; return what is stored."""
         body = {name: value for name, value in copy.body.items() if name not in _LEFT_OUT} | {"model": copy.model}
         if copy.endpoint == answer_texts.RESPONSES:
             body["store"] = False
@@ -85,11 +85,6 @@ class Copies:
         took_s = time.monotonic() - started
         if response["status_code"] < 300:
             text = answer_texts.of_body(copy.endpoint, response["body"]).text
-            await run_in_threadpool(
-                shadow_store.copied, self._store, copy.call_id, "answered", new=text or "", new_s=took_s
-            )
-            return
+            return {"copy": "answered", "new": text or "", "new_s": took_s}
         message = str(response["body"].get("error", {}).get("message") or response["status_code"])
-        await run_in_threadpool(
-            shadow_store.copied, self._store, copy.call_id, "failed", copy_error=message[:_MAX_ERROR_CHARS]
-        )
+        return {"copy": "failed", "copy_error": message[:_MAX_ERROR_CHARS]}

@@ -10,9 +10,10 @@ import asyncio
 import json
 import logging
 import random
+import sqlite3
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
@@ -25,15 +26,18 @@ from core.engine.api.errors import ApiError
 from core.engine.api.models import NO_ALIASES_HEADER
 from core.engine.api.requests import EventStream, read_body, until_disconnected
 from core.engine.shadow import answer_texts, shadow_store, upstream
+from core.engine.shadow.answer_texts import AnswerText
 from core.engine.shadow.copies import Copies, Copy
+from core.engine.shadow.recorder import Recorder
 from core.engine.shadow.shadow_store import Shadow
 from core.engine.store import EngineStore
 from core.message import msg
 
 MAX_COPIED_BYTES = 1 << 20
-"""Calls with a longer body, or a longer answer, are not copied."""
-_MAX_ANSWER_BYTES = 32 << 20  # of an answer that is not streamed, which is kept in memory
+"""Calls with a longer body are not copied."""
+_MAX_KEPT_BYTES = 32 << 20  # of an answer that is not streamed; a longer one is passed on unread
 _MAX_REASON_CHARS = 300
+_CALLER_LEFT = "The caller left before the answer was complete."
 _RETRY_S = 2  # how soon the studio hands over a key after a restart of the engine
 
 _log = logging.getLogger(__name__)
@@ -42,29 +46,39 @@ Handler = Callable[[Request], Awaitable[Response]]
 _REQUEST_FIELDS = {answer_texts.CHAT: "messages", answer_texts.COMPLETIONS: "prompt", answer_texts.RESPONSES: "input"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Call:
-    """A call on its way: its shadow, its row, and the body if a copy is made."""
+    """A call on its way.
+
+    Attributes:
+        call_id: of its row.
+        body: None unless a copy is made.
+        response: the old model's answer, once its first bytes have arrived.
+    """
 
     shadow: Shadow
     endpoint: str
     call_id: str
-    body: Mapping[str, Any] | None
-    started: float
+    body: Mapping[str, Any] | None = field(repr=False)
+    key: str = field(repr=False)
+    started: float = field(default_factory=time.monotonic)
+    response: httpx2.Response | None = None
 
-    @property
-    def took_s(self) -> float:
-        return time.monotonic() - self.started
+    async def close(self) -> None:
+        """Close the connection to the provider, or return it to the pool if the answer was read."""
+        if self.response is not None:
+            await self.response.aclose()
 
 
 class Relay:
     """Handles calls for models that have a shadow. Keys are kept in memory only, each for one address."""
 
-    def __init__(self, store: EngineStore, copies: Copies, environ: Mapping[str, str]) -> None:
-        self._store, self._copies = store, copies
+    def __init__(self, store: EngineStore, copies: Copies, recorder: Recorder, environ: Mapping[str, str]) -> None:
+        self._store, self._copies, self._recorder = store, copies, recorder
         self._rules = upstream.rules_of(environ)
         self._keys: dict[str, str] = {}  # by the shadow's label
         self._client: httpx2.AsyncClient | None = None
+        self._writing: set[asyncio.Task[None]] = set()
 
     def set_key(self, label: str, key: str | None) -> None:
         """Keep a key until the engine ends, or forget it."""
@@ -78,7 +92,8 @@ class Relay:
         return label in self._keys
 
     async def stop(self) -> None:
-        """Close the connections to upstreams."""
+        """Record what has ended, and close the connections to upstreams."""
+        await asyncio.gather(*self._writing, return_exceptions=True)
         if self._client is not None:
             await self._client.aclose()
 
@@ -110,139 +125,181 @@ class Relay:
             return JSONResponse(error.body(), 503, {"retry-after": str(_RETRY_S)})
         copies = random.random() * 100 < shadow.share and len(raw) <= MAX_COPIED_BYTES  # no secret
         call_id = await run_in_threadpool(shadow_store.begin, self._store, shadow, endpoint, copies=copies)
-        call = _Call(shadow, endpoint, call_id, body if copies else None, time.monotonic())
+        call = _Call(shadow, endpoint, call_id, body if copies else None, key)
         try:
-            response = await until_disconnected(request, self._send(shadow, endpoint, raw, key))
-            if response.headers.get("content-type", "").startswith("text/event-stream") and response.is_success:
-                return EventStream(self._stream(call, response), upstream.headers_of(response))
-            content = await until_disconnected(request, _whole(response))
+            return await self._answer(call, raw, request)
         except (ClientDisconnect, asyncio.CancelledError):
-            self._left(call)
+            self._end(call, "unknown", error=_CALLER_LEFT)
+            await call.close()
             raise
-        except (httpx2.HTTPError, OSError, ValueError) as exc:
-            return await self._unreached(call, exc)
-        return await self._answer(call, response, content)
+        except Exception as exc:
+            if not isinstance(exc, httpx2.HTTPError | OSError | ValueError):
+                _log.exception("A call cannot be relayed")
+            sent = not isinstance(
+                exc, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.LocalProtocolError | OSError
+            )
+            error = _reason(call, exc)
+            self._end(call, "unknown" if sent else "failed", error=error)
+            await call.close()
+            failure = _cannot_reach(shadow, error)
+            return JSONResponse(failure.body(), failure.status)
 
-    async def _send(self, shadow: Shadow, endpoint: str, raw: bytes, key: str) -> httpx2.Response:
+    async def _answer(self, call: _Call, raw: bytes, request: Request) -> Response | None:
+        response = await until_disconnected(request, self._send(call, raw))
+        chunks, headers = response.aiter_bytes(), upstream.headers_of(response)
+        if response.is_success and headers.get("content-type", "").startswith("text/event-stream"):
+            return EventStream(PassedOn(self, call, chunks, answer_texts.StreamReader(call.endpoint)), headers)
+        content, is_whole = await until_disconnected(request, _beginning(chunks))
+        if not is_whole:
+            passed_on = PassedOn(self, call, chunks, answer_texts.Unread(), content)
+            return EventStream(passed_on, {"content-type": "application/json", **headers})
+        if response.is_success:
+            try:
+                self._answered(call, answer_texts.of_body(call.endpoint, json.loads(content)))
+            except Exception as exc:  # the caller has paid for this answer and must get it
+                _log.warning("The answer to a relayed call cannot be read: %s", type(exc).__name__)
+                self._answered(call, AnswerText(None))
+            return Response(content, response.status_code, headers)
+        content = content.replace(call.key.encode(), b"[key]")
+        reason = upstream.stopped(response.status_code, content)
+        said = (reason or content.decode("utf-8", "replace"))[:_MAX_REASON_CHARS]
+        self._end(call, "failed", status=response.status_code, error=said)
+        if reason is not None and await run_in_threadpool(self._ends, call.shadow, said):
+            return None  # the new model answers
+        return Response(content, response.status_code, headers)
+
+    async def _send(self, call: _Call, raw: bytes) -> httpx2.Response:
         if self._client is None:
             self._client = upstream.client()
-        url = shadow.base_url.rstrip("/") + endpoint.removeprefix("/v1")
+        url = call.shadow.base_url.rstrip("/") + call.endpoint.removeprefix("/v1")
         await upstream.check_address(url, self._rules)
-        headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
-        return await self._client.send(
-            self._client.build_request("POST", url, content=raw, headers=headers), stream=True
-        )
+        headers = {"authorization": f"Bearer {call.key}", "content-type": "application/json"}
+        request = self._client.build_request("POST", url, content=raw, headers=headers)
+        call.response = await self._client.send(request, stream=True)
+        return call.response
 
-    async def _answer(self, call: _Call, response: httpx2.Response, content: bytes) -> Response | None:
-        status = response.status_code
-        if response.is_success:
-            found = answer_texts.of_body(call.endpoint, _parsed(content))
-            await run_in_threadpool(
-                shadow_store.answered, self._store, call.call_id, status=status, **_facts(call, found)
-            )
-            self._copy(call, found.text is not None)
-        else:
-            reason = upstream.stopped(status, content)
-            said = (reason or content.decode("utf-8", "replace"))[:_MAX_REASON_CHARS]
-            await run_in_threadpool(shadow_store.failed, self._store, call.call_id, status=status, error=said)
-            if reason is not None and await run_in_threadpool(self._ends, call.shadow, said):
-                return None
-        return Response(content, status, upstream.headers_of(response))
+    def streamed(self, call: _Call, reader: answer_texts.Reader, *, is_over: bool) -> None:
+        """Record an answer that was passed on. Callers leave as soon as they have its last part: it is complete then.
 
-    async def _stream(self, call: _Call, response: httpx2.Response) -> AsyncGenerator[bytes, None]:
-        """Pass on a streamed answer, and record it at its end."""
-        seen, is_over = bytearray(), False
-        try:
-            async for chunk in response.aiter_bytes():
-                if len(seen) <= MAX_COPIED_BYTES:
-                    seen += chunk
-                yield chunk
-            is_over = True
-        except httpx2.HTTPError as exc:
-            yield b"data: " + json.dumps(_cannot_reach(call.shadow, _reason(exc)).body()).encode() + b"\n\n"
-            is_over = True
-        finally:
-            self._record_stream(call, bytes(seen), is_over=is_over)
-            await response.aclose()
-
-    def _record_stream(self, call: _Call, seen: bytes, *, is_over: bool) -> None:
-        """Record a streamed answer. Callers leave as soon as they have its last event, so that counts as complete.
-
-        This must not wait for anything: the task is cancelled when the caller has left.
+        Args:
+            is_over: whether the provider's answer has ended; otherwise the caller has left.
         """
-        is_long = len(seen) > MAX_COPIED_BYTES
-        found = answer_texts.of_stream(call.endpoint, seen)
-        if found.text is not None or (is_long and is_over):
-            self._record(shadow_store.answered, call.call_id, status=200, **_facts(call, found))
-            self._copy(call, found.text is not None)
-        elif is_over:
-            error = "The stream ended before the answer was complete."
-            self._record(shadow_store.failed, call.call_id, state="unknown", error=error)
+        found = reader.answer()
+        if reader.is_complete:
+            self._answered(call, found)
         else:
-            self._left(call)
+            error = "The stream ended before the answer was complete." if is_over else _CALLER_LEFT
+            self._end(call, "unknown", error=error, **_tokens(found))
 
-    def _copy(self, call: _Call, has_text: bool) -> None:
-        """Ask the new model too, if this call is one of its share. Never raises."""
-        if call.body is None:
-            return
-        copy = Copy(call.call_id, call.endpoint, call.shadow.model, call.body)
-        if not has_text or not self._copies.add(copy):
-            self._record(shadow_store.copied, call.call_id, "dropped")
+    def _answered(self, call: _Call, found: AnswerText) -> None:
+        """Record an answer; then ask the new model too, if this call is one of its share."""
+        assert call.response is not None
+        copy: Copy | None = None
+        values: dict[str, object] = {
+            "status": call.response.status_code, "old_s": time.monotonic() - call.started, **_tokens(found),
+        }  # fmt: skip
+        if call.body is not None and found.text is not None:
+            copy = Copy(call.call_id, call.endpoint, call.shadow.model, call.body)
+            asked = call.body.get(_REQUEST_FIELDS[call.endpoint])
+            values |= {"old": found.text, "request": json.dumps(asked, ensure_ascii=False)}
+        values["copies"] = copy is not None
+        self._in_background(self._write(shadow_store.answered, call, copy, values))
 
-    def _left(self, call: _Call) -> None:
-        """Record that the caller left. What was written may be billed."""
-        error = "The caller left before the answer was complete."
-        self._record(shadow_store.failed, call.call_id, state="unknown", error=error)
+    def _end(self, call: _Call, state: shadow_store.CallState, **values: object) -> None:
+        """Record a call without a complete answer. What was written may be billed."""
+        self._in_background(self._write(shadow_store.failed, call, None, {"state": state, **values}))
 
-    async def _unreached(self, call: _Call, exc: Exception) -> Response:
-        error = _reason(exc)
-        sent = not isinstance(exc, httpx2.ConnectError | httpx2.ConnectTimeout | OSError)
-        state: shadow_store.CallState = "unknown" if sent else "failed"
-        await run_in_threadpool(shadow_store.failed, self._store, call.call_id, state=state, error=error)
-        failure = _cannot_reach(call.shadow, error)
-        return JSONResponse(failure.body(), failure.status)
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """The caller does not wait for it, and its task may be cancelled meanwhile."""
+        task = asyncio.create_task(work)
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
 
-    def _record(self, act: Callable[..., None], *arguments: object, **values: object) -> None:
-        """Store something at once, also while a task is being cancelled; a failure is logged."""
-        try:
-            act(self._store, *arguments, **values)
-        except Exception:
-            _log.exception("The end of a relayed call cannot be stored")
+    async def _write(self, act: Callable[..., None], call: _Call, copy: Copy | None, values: dict[str, object]) -> None:
+        await run_in_threadpool(self._recorder.save, act, call.call_id, **values)
+        if copy is not None and not self._copies.add(copy):
+            await run_in_threadpool(self._recorder.save, shadow_store.copied, call.call_id, copy="dropped")
 
     def _ends(self, shadow: Shadow, reason: str) -> bool:
         """Record that the old model has stopped; return whether the new one answers from now on."""
-        if shadow.fallback:
-            shadow_store.go_dark(self._store, shadow, reason)
-            return True
-        self._store.update(Shadow, shadow.id, where="reason = ''", reason=reason)
+        try:
+            if shadow.fallback:
+                shadow_store.go_dark(self._store, shadow, reason)
+                return True
+            self._store.update(Shadow, shadow.id, where="reason = ''", reason=reason)
+        except sqlite3.Error as exc:  # the next call finds out again
+            _log.error("The end of an old model cannot be stored: %s", exc)
         return False
 
 
-async def _whole(response: httpx2.Response) -> bytes:
-    """Read an answer. Raises ValueError if it is too large."""
-    try:
-        content = bytearray()
-        async for chunk in response.aiter_bytes():
-            content += chunk
-            if len(content) > _MAX_ANSWER_BYTES:
-                raise ValueError("the answer is too large")
-        return bytes(content)
-    finally:
-        await response.aclose()
+class PassedOn:
+    """An answer that is passed on while it arrives, and recorded when it ends, also if the caller leaves.
+
+    Not a generator: one that was never started, because its caller left first, would not run its cleanup.
+    """
+
+    def __init__(
+        self,
+        relay: Relay,
+        call: _Call,
+        chunks: AsyncIterator[bytes],
+        reader: answer_texts.Reader,
+        beginning: bytes = b"",
+    ) -> None:
+        self._relay, self._call, self._chunks, self._beginning = relay, call, chunks, beginning
+        self._reader: answer_texts.Reader | None = reader
+
+    def __aiter__(self) -> PassedOn:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._beginning:
+            chunk, self._beginning = self._beginning, b""
+            return chunk
+        try:
+            chunk = await anext(self._chunks)
+        except StopAsyncIteration:
+            await self._finish(is_over=True)
+            raise
+        except httpx2.HTTPError as exc:
+            if self._reader is None or self._reader.is_complete:
+                raise StopAsyncIteration from exc
+            await self._finish(is_over=True)
+            failure = _cannot_reach(self._call.shadow, _reason(self._call, exc))
+            return b"data: " + json.dumps(failure.body()).encode() + b"\n\n"
+        if self._reader is not None:
+            try:
+                self._reader.feed(chunk)
+            except Exception as exc:  # the caller has paid for this answer and must get it
+                _log.warning("The answer to a relayed call cannot be read: %s", type(exc).__name__)
+                self._reader = answer_texts.Unread()
+        return chunk
+
+    async def aclose(self) -> None:
+        """End it: the caller has the whole answer, or has left."""
+        await self._finish(is_over=False)
+
+    async def _finish(self, *, is_over: bool) -> None:
+        reader, self._reader = self._reader, None
+        try:
+            if reader is not None:
+                self._relay.streamed(self._call, reader, is_over=is_over)
+        finally:
+            await self._call.close()
 
 
-def _facts(call: _Call, found: answer_texts.AnswerText) -> dict[str, Any]:
-    """What is stored of an answer; its text and the request only if it is copied."""
-    kept: dict[str, Any] = {}
-    if call.body is not None:
-        asked = call.body.get(_REQUEST_FIELDS[call.endpoint])
-        kept = {"old": found.text, "request": json.dumps(asked, ensure_ascii=False)}
-    return {
-        **kept,
-        "old_s": call.took_s,
-        "prompt_tokens": found.prompt_tokens,
-        "completion_tokens": found.completion_tokens,
-    }
+async def _beginning(chunks: AsyncIterator[bytes]) -> tuple[bytes, bool]:
+    """Read an answer; return it and whether it is whole, or its beginning if it is very long."""
+    content = bytearray()
+    async for chunk in chunks:
+        content += chunk
+        if len(content) > _MAX_KEPT_BYTES:
+            return bytes(content), False
+    return bytes(content), True
+
+
+def _tokens(found: AnswerText) -> dict[str, object]:
+    return {"prompt_tokens": found.prompt_tokens, "completion_tokens": found.completion_tokens}
 
 
 def _with_body(request: Request, raw: bytes) -> Request:
@@ -264,8 +321,8 @@ def _parsed(raw: bytes) -> Mapping[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-def _reason(exc: Exception) -> str:
-    return f"{type(exc).__name__}: {exc}"[:_MAX_REASON_CHARS]
+def _reason(call: _Call, exc: Exception) -> str:
+    return f"{type(exc).__name__}: {exc}".replace(call.key, "[key]")[:_MAX_REASON_CHARS]
 
 
 def _cannot_reach(shadow: Shadow, reason: str) -> ApiError:

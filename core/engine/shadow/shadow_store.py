@@ -2,19 +2,24 @@
 
 A call is stored before it is sent, because it may be paid. Each count of a shadow is raised in the transaction that
 changes a call's state, so that kill -9 neither loses nor repeats one. Calls stay only until the studio has collected
-them.
+them, also after their shadow has ended.
 """
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from core.engine.store import Alias, EngineStore, TableRow, new_id
 
-MAX_WAITING_CALLS = 10_000
+MAX_WAITING_CALLS = 50_000
 """Calls that wait to be collected; the oldest ended ones above that are deleted and counted as `lost`."""
+MAX_WAITING_BYTES = 128 << 20
+"""Of their texts; above that the oldest ones lose their texts and count as `dropped`, their tokens stay."""
+MAX_PAGE_BYTES = 8 << 20
+"""Of the texts that are collected at once."""
 ShadowState = Literal["on", "dark"]
 CallState = Literal["sent", "answered", "failed", "unknown"]
 CopyState = Literal["none", "waiting", "answered", "failed", "dropped"]
@@ -27,7 +32,7 @@ class Shadow(TableRow):
     Attributes:
         model: the model of this engine that answers copies.
         base_url: the provider of the old model, with `/v1`. Its key is never stored.
-        label: the studio's name for this shadow; its calls are collected under it.
+        label: the studio's name for this shadow. It is needed to read the calls, and the engine never lists it.
         share: percentage of the calls that are copied.
         fallback: whether `model` answers once the old model has stopped.
         state: `dark` once the old model has stopped and `model` answers under its name.
@@ -67,6 +72,7 @@ class ShadowCall(TableRow):
         old_s, new_s: seconds until the answer was complete.
         status: HTTP status of the old model's answer; None if there was none.
         error: why the old model failed; `copy_error`: why the copy failed.
+        bytes: size of the texts.
     """
 
     TABLE: ClassVar[str] = "shadow_calls"
@@ -88,6 +94,7 @@ class ShadowCall(TableRow):
     new: str | None = None
     new_s: float | None = None
     copy_error: str = ""
+    bytes: int = 0
 
 
 def begin(store: EngineStore, shadow: Shadow, endpoint: str, *, copies: bool) -> str:
@@ -100,43 +107,41 @@ def begin(store: EngineStore, shadow: Shadow, endpoint: str, *, copies: bool) ->
     return call_id
 
 
-def answered(store: EngineStore, call_id: str, **values: object) -> None:
-    """Record the old model's answer; a call without a copy ends with it."""
+def answered(store: EngineStore, call_id: str, *, copies: bool, **values: object) -> None:
+    """Record the old model's answer. The call ends with it unless the new model is asked too (`copies`)."""
     with store.transaction():
         if store.update(ShadowCall, call_id, where="state = 'sent'", state="answered", **values):
             _end(store, call_id, "copy = 'none'")
+        if not copies:
+            copied(store, call_id, copy="dropped")
 
 
 def failed(store: EngineStore, call_id: str, *, state: CallState = "failed", **values: object) -> None:
     """Record that the old model gave no complete answer; no copy is asked for."""
     with store.transaction() as transaction:
         if store.update(ShadowCall, call_id, where="state = 'sent'", state=state, copy="none", **values):
-            transaction.execute(
-                "UPDATE shadows SET failed = failed + 1 WHERE label = (SELECT shadow FROM shadow_calls WHERE id = ?)",
-                (call_id,),
-            )
+            _count(transaction, call_id, "failed = failed + 1")
             _end(store, call_id)
 
 
-def copied(store: EngineStore, call_id: str, copy: CopyState, **values: object) -> None:
+def copied(store: EngineStore, call_id: str, *, copy: CopyState, **values: object) -> None:
     """Record the copy's answer, or why there is none. The call ends with it."""
-    count = "dropped" if copy == "dropped" else "copied"
     with store.transaction() as transaction:
         if store.update(ShadowCall, call_id, where="copy = 'waiting'", copy=copy, **values):
-            transaction.execute(
-                f"UPDATE shadows SET {count} = {count} + 1 "  # one of two words
-                "WHERE label = (SELECT shadow FROM shadow_calls WHERE id = ?)",
-                (call_id,),
-            )
+            _count(transaction, call_id, "dropped = dropped + 1" if copy == "dropped" else "copied = copied + 1")
             _end(store, call_id)
+
+
+def end_unknown(store: EngineStore, call_id: str) -> None:
+    """End a call of which nothing more will be known."""
+    failed(store, call_id, state="unknown")
+    copied(store, call_id, copy="dropped")
 
 
 def end_interrupted(store: EngineStore) -> None:
     """After a start: what was in progress when the engine ended is unknown, and copies that waited are dropped."""
-    for (call_id,) in store.query("SELECT id FROM shadow_calls WHERE state = 'sent'"):
-        failed(store, call_id, state="unknown")
-    for (call_id,) in store.query("SELECT id FROM shadow_calls WHERE copy = 'waiting'"):
-        copied(store, call_id, "dropped")
+    for (call_id,) in store.query("SELECT id FROM shadow_calls WHERE state = 'sent' OR copy = 'waiting'"):
+        end_unknown(store, call_id)
 
 
 def go_dark(store: EngineStore, shadow: Shadow, reason: str) -> None:
@@ -148,33 +153,84 @@ def go_dark(store: EngineStore, shadow: Shadow, reason: str) -> None:
             store.add(Alias(shadow.id, int(time.time()), shadow.model))
 
 
-def collect(store: EngineStore, label: str, after: int, limit: int) -> list[ShadowCall]:
-    """Calls that have ended, in the order of their ends, after the one with the number `after`."""
-    return store.select(ShadowCall, "shadow = ? AND ended > ?", (label, after, limit), "ORDER BY ended LIMIT ?")
-
-
-def forget(store: EngineStore, label: str, until: int | None) -> None:
-    """Delete calls that were collected, or all of a shadow (`until` is None)."""
+def close(store: EngineStore, name: str, label: str) -> None:
+    """End a shadow for good: a request to start it that arrives later, as after a timeout, is refused."""
     with store.transaction() as transaction:
-        if until is None:
-            transaction.execute("DELETE FROM shadow_calls WHERE shadow = ?", (label,))
-        else:
-            where = "shadow = ? AND ended BETWEEN 1 AND ?"
-            transaction.execute(f"DELETE FROM shadow_calls WHERE {where}", (label, until))  # constant
+        transaction.execute("INSERT OR IGNORE INTO shadow_closed (label) VALUES (?)", (label,))
+        transaction.execute("DELETE FROM shadows WHERE id = ? AND label = ?", (name, label))
+
+
+def is_closed(store: EngineStore, label: str) -> bool:
+    """Whether a shadow has ended for good."""
+    return bool(store.query("SELECT 1 FROM shadow_closed WHERE label = ?", (label,)))
+
+
+def collect(store: EngineStore, label: str, after: int, limit: int) -> list[ShadowCall]:
+    """Calls that have ended, in the order of their ends, after the one with the number `after`; at least one."""
+    sizes = store.query(
+        "SELECT ended, bytes FROM shadow_calls WHERE shadow = ? AND ended > ? ORDER BY ended LIMIT ?",
+        (label, after, limit),
+    )
+    last, total = after, 0
+    for ended, size in sizes:
+        total += size
+        if last > after and total > MAX_PAGE_BYTES:
+            break
+        last = ended
+    return store.select(ShadowCall, "shadow = ? AND ended > ? AND ended <= ?", (label, after, last), "ORDER BY ended")
+
+
+def in_progress(store: EngineStore, label: str) -> int:
+    """How many calls of a shadow have not ended yet."""
+    (count,) = store.query("SELECT count(*) FROM shadow_calls WHERE shadow = ? AND ended = 0", (label,))[0]
+    return int(count)
+
+
+def forget(store: EngineStore, label: str, until: int) -> None:
+    """Delete calls that were collected."""
+    with store.transaction() as transaction:
+        where = "shadow = ? AND ended BETWEEN 1 AND ?"
+        transaction.execute(f"DELETE FROM shadow_calls WHERE {where}", (label, until))  # constant
+
+
+def forget_texts(store: EngineStore, label: str) -> None:
+    """Delete the texts of a shadow's calls. The calls stay until they are collected: they may have cost something."""
+    with store.transaction() as transaction:
+        transaction.execute(f"UPDATE shadow_calls SET {_NO_TEXTS} WHERE shadow = ?", (label,))  # constant
+
+
+_NO_TEXTS = "request = '', old = NULL, new = NULL, bytes = 0"
+_SIZE = " + ".join(f"coalesce(length(CAST({column} AS BLOB)), 0)" for column in ("request", "old", "new"))
+
+
+def _count(transaction: sqlite3.Connection, call_id: str, change: str) -> None:
+    """Change a count of a call's shadow; `change` is a constant."""
+    where = "label = (SELECT shadow FROM shadow_calls WHERE id = ?)"
+    transaction.execute(f"UPDATE shadows SET {change} WHERE {where}", (call_id,))
 
 
 def _end(store: EngineStore, call_id: str, where: str = "1") -> None:
-    """Number a call that has ended, and delete the oldest ones if too many wait."""
+    """Number a call that has ended, and make room if too many wait."""
     (last,) = store.query("SELECT coalesce(max(number), 0) FROM shadow_ends")[0]
     if not store.update(ShadowCall, call_id, where=where, ended=last + 1):
         return
     with store.transaction() as transaction:
         transaction.execute("DELETE FROM shadow_ends")
         transaction.execute("INSERT INTO shadow_ends (number) VALUES (?)", (last + 1,))
-        (waiting,) = transaction.execute("SELECT count(*) FROM shadow_calls").fetchone()
-        if waiting > MAX_WAITING_CALLS:
-            oldest = transaction.execute(
-                "SELECT id, shadow FROM shadow_calls WHERE ended > 0 ORDER BY ended LIMIT 1"
-            ).fetchone()
-            transaction.execute("DELETE FROM shadow_calls WHERE id = ?", (oldest[0],))
-            transaction.execute("UPDATE shadows SET lost = lost + 1 WHERE label = ?", (oldest[1],))
+        transaction.execute(f"UPDATE shadow_calls SET bytes = {_SIZE} WHERE id = ?", (call_id,))  # constant
+        _make_room(transaction)
+
+
+def _make_room(transaction: sqlite3.Connection) -> None:
+    waiting, size = transaction.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM shadow_calls").fetchone()
+    if waiting > MAX_WAITING_CALLS:
+        (oldest,) = transaction.execute("SELECT id FROM shadow_calls WHERE ended > 0 ORDER BY ended LIMIT 1").fetchone()
+        _count(transaction, oldest, "lost = lost + 1")
+        transaction.execute("DELETE FROM shadow_calls WHERE id = ?", (oldest,))
+    while size > MAX_WAITING_BYTES:
+        oldest, freed = transaction.execute(
+            "SELECT id, bytes FROM shadow_calls WHERE ended > 0 AND bytes > 0 ORDER BY ended LIMIT 1"
+        ).fetchone()
+        _count(transaction, oldest, "dropped = dropped + 1, copied = copied - 1")
+        transaction.execute(f"UPDATE shadow_calls SET {_NO_TEXTS}, copy = 'dropped' WHERE id = ?", (oldest,))
+        size -= freed

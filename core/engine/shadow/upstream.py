@@ -18,7 +18,12 @@ TIMEOUT_S = 600.0
 """Longest wait for the next byte of an answer; the SDK's own limit."""
 _CONNECT_S = 10.0
 _MAX_CONNECTIONS = 256  # as many as the engine serves
-_PASSED_ON = re.compile(r"content-type|retry-after(-ms)?|x-should-retry|x-ratelimit-.+|openai-.+", re.I)
+# not the headers that name the account, `openai-organization` and `openai-project`
+_PASSED_ON = re.compile(
+    r"content-type|retry-after(-ms)?|x-should-retry|x-ratelimit-.+|x-request-id|openai-(processing-ms|version|model)",
+    re.I,
+)
+_KEY = re.compile(r"[!-~]+")
 _STOPPED_CODES = frozenset({"model_not_found", "model_deprecated", "deploymentnotfound", "model_not_available"})
 _STOPPED = re.compile(
     r"\bmodel\b.{0,200}(does not exist|not found|deprecated|retired|shut ?down|no longer)", re.I | re.S
@@ -54,6 +59,11 @@ async def check_address(url: str, rules: AddressRules) -> None:
         raise AddressRefused("This address is inside the server's network.")
     for address in resolved(await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)):
         rules.check(host, address)
+
+
+def is_key(key: str) -> bool:
+    """Whether a key can be sent in a header: visible ASCII characters, no spaces or line breaks."""
+    return _KEY.fullmatch(key) is not None
 
 
 def headers_of(response: httpx2.Response) -> dict[str, str]:

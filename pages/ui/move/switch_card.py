@@ -12,7 +12,7 @@ from core.migrate import snippets, switch
 from core.migrate.switch import SwitchView
 from core.migrate.tunes import Tune
 from core.people import people
-from core.providers.engine_aliases import Expected
+from core.providers.engine_aliases import AUTOMATIC, Expected
 from core.providers.registry import ENGINE
 from pages.ui import cache, state, visible
 from pages.ui.components import cards, models
@@ -30,13 +30,15 @@ def show(tune: Tune, provider: str) -> None:
         return
     with st.container(border=True, key="move_switch"):
         st.subheader(_("Switch programs over"), anchor=False)
+        now = chosen = None
         with cards.show_errors():
             found = aliases.listed()
             switch.note_changes(cache.store(), current_actor(), found)
             now = switch.view(cache.store(), found, tune.model)
             _target(now)
             chosen = _choice(tune, now)
-            shadow_card.show(tune.model, chosen, provider, now.model)
+        with cards.show_errors():  # also while the engine does not respond: it may be relaying
+            shadow_card.show(tune.model, chosen, provider, None if now is None else now.expected)
             _code(tune.model)
 
 
@@ -55,6 +57,8 @@ def _target(now: SwitchView) -> None:
         when = ago(now.since, utcnow())
         if not now.by:
             st.caption(_("Switched {when} through the engine's API.").format(when=when))
+        elif now.by == AUTOMATIC:
+            st.caption(_("Switched {when} by the comparison on calls.").format(when=when))
         elif is_team():
             name = plain(people.name_of(cache.store(), now.by))
             st.caption(_("Switched {when} by {name}.").format(when=when, name=name))
