@@ -120,7 +120,7 @@ class EvaluationContext:
             self._check(session, lock=False)
 
     def check_claim(self, session: Session) -> None:
-        """Like `raise_if_stopped`; nobody else can take over before the end of this transaction."""
+        """Like `raise_if_stopped`; no other executor can take over before the end of this transaction."""
         self._check(session, lock=True)
 
     def _check(self, session: Session, *, lock: bool) -> None:
