@@ -10,11 +10,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 RUN_READY := $(VENV)/.ready-run
 DEV_READY := $(VENV)/.ready-dev
 BENCH_READY := $(VENV)/.ready-bench
+RAY_VENV ?= .venv-ray
+RAY_READY := $(RAY_VENV)/.ready
 BENCHES ?= train train_gpu dpo serve export storyteller samples tour generate answers quality pages responsive stream soak team guests move conformance
 BENCH_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev test lint format messages bench clean
+.PHONY: help run dev test lint format messages raytest bench clean
 
 help: ## list these targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | sort
@@ -40,11 +42,14 @@ format: $(DEV_READY) ## format every file and fix what ruff can fix
 messages: $(RUN_READY) ## collect visible sentences into core/locale and list those without a translation
 	$(BIN)/python -m core.locale
 
+raytest: $(RAY_READY) ## test training on a Ray cluster of one node, in an environment of its own; takes minutes
+	$(RAY_VENV)/bin/python -m pytest tests/engine/test_ray.py
+
 bench: $(BENCH_READY) ## measure the figures in docs/benchmarks.md; takes a while
 	@for name in $(BENCHES); do echo "== $$name"; $(BIN)/python -m bench.$$name $(BENCH_FLAGS) || exit 1; done
 
 clean: ## remove the environment and caches; keep the data in .fabula
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(RAY_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find app.py core pages tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
@@ -65,4 +70,11 @@ $(DEV_READY): requirements-dev.txt requirements-s3.txt $(RUN_READY)
 $(BENCH_READY): requirements-bench.txt $(DEV_READY)
 	@echo "Installing the packages that the benchmarks compare with ..."
 	$(PIP) -r requirements-bench.txt
+	@touch $@
+
+$(RAY_READY): requirements-ray.txt $(DEV_READY)
+	@echo "Installing Ray in $(RAY_VENV), which shares the packages of $(VENV) ..."
+	$(BIN)/python -m venv $(RAY_VENV)
+	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > $$($(RAY_VENV)/bin/python -c "import site; print(site.getsitepackages()[0])")/shared.pth
+	$(RAY_VENV)/bin/python -m pip --disable-pip-version-check --quiet install -r requirements-ray.txt
 	@touch $@

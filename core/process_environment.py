@@ -8,7 +8,10 @@ from collections.abc import Mapping
 # Environment variables that the engine and its children get: system basics, thread and accelerator settings of the
 # libraries, Fabula's own settings. Provider keys, the database URL and proxies are not passed on.
 _ENGINE_NAMES = frozenset(
-    ["PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "VIRTUAL_ENV"]
+    [
+        *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP"),
+        *("SYSTEMROOT", "VIRTUAL_ENV", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"),
+    ]
 )
 _ENGINE_PREFIXES = (
     *("FABULA_", "LC_", "LD_", "DYLD_", "PYTHON", "XDG_", "MALLOC_"),

@@ -26,7 +26,7 @@ from pydantic_settings import (
 
 from core import address_rules
 from core.email_addresses import is_email, is_email_domain, lower_email
-from core.engine import cors_origins, job_rules
+from core.engine import cors_origins, job_rules, launcher_settings
 from core.errors import BadSettings
 from core.message import Message, msg
 
@@ -155,6 +155,16 @@ def _origins(value: str) -> str:
         ) from exc
 
 
+def _launcher(value: str) -> str:
+    try:
+        launcher_settings.dashboard_address(value)
+    except ValueError as exc:
+        raise ValueError(
+            msg("It must be `local` or the address of a Ray cluster's dashboard, such as `ray://head-node`.")
+        ) from exc
+    return value.strip()
+
+
 def _listed(value: str) -> list[str]:
     return [one.strip() for one in value.split(",") if one.strip()]
 
@@ -170,12 +180,14 @@ Files = Annotated[str, AfterValidator(_files)]
 InternalServers = Annotated[str, AfterValidator(_internal_servers)]
 Issuers = Annotated[str, AfterValidator(_issuers)]
 LongSecret = Annotated[SecretStr, AfterValidator(_long_enough)]
+Launcher = Annotated[str, AfterValidator(_launcher)]
 Origins = Annotated[str, AfterValidator(_origins)]
 MailServer = Annotated[SecretStr, AfterValidator(_mail_server)]
 Mode = Annotated[Literal["local", "team"], BeforeValidator(_lower)]
 Priority = Annotated[job_rules.TrainerPriority, BeforeValidator(_lower)]
 Device = Annotated[job_rules.TrainingDevice, BeforeValidator(_lower)]
 Port = Annotated[int, _whole_number(1, 65_535)]
+Processes = Annotated[int, _whole_number(1, launcher_settings.MOST)]
 Switch = Annotated[bool, BeforeValidator(_lower)]
 Webhook = Annotated[SecretStr, AfterValidator(_webhook)]
 
@@ -218,6 +230,10 @@ class SettingFields(BaseSettings):
     training_device: Device = _setting(
         job_rules.TRAINING_DEVICE_SETTING, "`auto`, `cpu`, `cuda` or `mps`", job_rules.TRAINING_DEVICE
     )
+    launcher: Launcher = _setting(launcher_settings.LAUNCHER, "`local` or address", launcher_settings.LOCAL)
+    ray_storage: Path | None = _setting(launcher_settings.STORAGE, "path")
+    ray_workers: Processes = _setting(launcher_settings.WORKERS, "number", 1)
+    ray_cpus: Processes = _setting(launcher_settings.CPUS, "number", 1)
 
     guest_port: Port | None = _setting("FABULA_GUEST_PORT", "port")
     guest_url: Address | None = _setting("FABULA_GUEST_URL", "address")

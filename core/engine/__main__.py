@@ -142,7 +142,7 @@ def _serve(
 ) -> None:
     import uvicorn
 
-    from core.engine import VERSION, cors_origins, job_rules
+    from core.engine import VERSION, cors_origins, job_rules, launcher_settings
     from core.engine.api import connections, files
     from core.engine.api.app import create_app
     from core.engine.api.engine import Config
@@ -159,9 +159,16 @@ def _serve(
         job_rules.trainer_priority(env)
         job_rules.training_device(env)
         files.sends_base64(env)
+        launcher_settings.check(env)
         any_page = cors_origins.ANY in cors_origins.read(env)
     except ValueError as exc:
         _exit(EXIT_USAGE, str(exc))
+    if not launcher_settings.is_local(env) and not launcher_settings.ray_is_installed():
+        _exit(
+            EXIT_MISSING,
+            f"{launcher_settings.LAUNCHER}={env[launcher_settings.LAUNCHER]} needs the package ray, which is missing. "
+            f"Install them: {sys.executable} -m pip install -r requirements-ray.txt",
+        )
     if token is None and any_page:
         _exit(
             EXIT_USAGE,

@@ -63,7 +63,13 @@ def _wait_for_end(engine_pid: int) -> None:
 
 
 class TrainerProcess:
-    """A process running `python -m core.engine.training.trainer JOBDIR`. Its output goes to JOBDIR/trainer.log."""
+    """A process running `python -m core.engine.training.trainer JOBDIR`. Its output goes to JOBDIR/trainer.log.
+
+    It is a `core.engine.training.launcher.Trainer`.
+    """
+
+    outlives_engine = False
+    trouble = None
 
     def __init__(self, folder: Path) -> None:
         self._log = folder / "trainer.log"
@@ -81,6 +87,14 @@ class TrainerProcess:
     def code(self) -> int | None:
         """Exit code; None while running; negative for a signal."""
         return self._process.poll()
+
+    def collect(self) -> None:
+        """The trainer writes to the job folder itself."""
+
+    def close(self) -> None:
+        """Kill the trainer if it is running."""
+        if self.code is None:
+            self.kill()
 
     def request_stop(self) -> None:
         """Ask the trainer to save its state and exit, which takes about one micro-batch."""

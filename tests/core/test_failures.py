@@ -16,7 +16,7 @@ from core.db.store import Store
 from core.engine.formats.base_config import UntrainableModel
 from core.engine.serving.llama_errors import too_long
 from core.engine.training import job_context
-from core.engine.training.trainer.__main__ import _describe
+from core.engine.training.trainer.failure import describe as _describe
 from core.engine.training.trainer.loop import LossDiverged
 from core.errors import FabulaError, RateLimited
 from core.failures import CAUSES, JOB_REMEDIES, REMEDIES

@@ -26,8 +26,10 @@ from core.engine.serving.llama import BaseModel
 from core.engine.store import EngineStore, Event, File, Job
 from core.engine.training import file_validation
 from core.engine.training.file_validation import Validator
+from core.engine.training.job_claims import JobClaims
 from core.engine.training.job_context import EngineJobContext
 from core.engine.training.job_folder import JsonlTail
+from core.engine.training.launchers import LocalLauncher
 from core.engine.training.training_runner import TrainingRunner
 
 _LINES = '{"prompt": "ab", "completion": "c"}\n'
@@ -222,6 +224,8 @@ def test_a_folder_that_cannot_be_emptied_keeps_no_job_waiting(store: EngineStore
 
     models: Any = SimpleNamespace(base=no_model)
     shop = EngineJobContext(tmp_path, store, Files(tmp_path, store), models, _Pool(), 1, print)  # type: ignore[arg-type]  # fakes
-    assert TrainingRunner(shop, threading.Event(), threading.Event()).step()
+    local = LocalLauncher()
+    claims = JobClaims(shop, local)
+    assert TrainingRunner(shop, local, claims, threading.Event(), threading.Event()).step()
     job = store.get(Job, "ftjob-2")
     assert job is not None and job.status == "failed" and "no such model" in (job.error or "")

@@ -13,7 +13,7 @@ from core.engine.api import errors
 from core.engine.api.models import Model
 from core.engine.api.serializers import model
 from core.engine.formats import base_config
-from core.engine.training.trainer.__main__ import _describe
+from core.engine.training.trainer.failure import describe as _describe
 from core.engine.training.trainer.loop import LossDiverged
 from core.message import Message, msg
 from core.providers import generation

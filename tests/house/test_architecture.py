@@ -188,11 +188,12 @@ def test_the_engine_knows_nothing_of_its_siblings_but_what_is_named_here() -> No
 
 
 def test_of_the_engine_the_studio_imports_only_its_rules() -> None:
-    """The studio talks to the engine over HTTP; the rules for training files, job requests and one setting are pure and
+    """The studio talks to the engine over HTTP; the rules for training files, job requests and settings are pure and
     shared, and so is the list of files in its home folder, for backups."""
     rules = (
         "core.engine.chat_messages", "core.engine.cors_origins", "core.engine.finetune_format",
-        "core.engine.home_files", "core.engine.job_rules", "core.engine.number_checks", "core.engine.training_options",
+        "core.engine.home_files", "core.engine.job_rules", "core.engine.launcher_settings", "core.engine.number_checks",
+        "core.engine.training_options",
     )  # fmt: skip
     offenders = [
         f"{_where(path)}:{line} imports {module}"

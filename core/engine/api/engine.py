@@ -44,9 +44,9 @@ from core.engine.shadow.copies import Copies
 from core.engine.shadow.recorder import Recorder
 from core.engine.shadow.relay import Relay
 from core.engine.store import EngineStore, Job
-from core.engine.training import job_queue
+from core.engine.training import job_queue, launchers
 from core.engine.training.job_context import EngineJobContext
-from core.engine.training.training_runner import JobLoop
+from core.engine.training.job_loop import JobLoop
 from core.message import msg
 
 _log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class Engine:
         context = EngineJobContext(
             config.home, self.store, self.files, self.models, self.pool, config.threads, self._preload
         )
-        self.runner = JobLoop(context)
+        self.runner = JobLoop(context, launchers.choose(config.environ))
         self.jobs = Jobs(config.home, self.store, self.files, self.models, self.runner.wake)
         self._stopping = asyncio.Event()
         self.legacy = LegacyApi(self.store, self.files, self.models, self.jobs, self._stopping)

@@ -1,8 +1,7 @@
-"""Runs training jobs: one trainer process at a time, monitored until it ends or the job's status changes.
+"""Runs training jobs: each has a trainer, monitored until it ends or the job's status changes.
 
-`JobLoop` has two threads: one validates files, the other trains one job at a time. The API changes the status in the
-store, and the threads act on it. Nothing is lost if the engine is killed at any time: jobs that are `validating_files`,
-`queued` or `running` at the next start are resumed.
+The `Launcher` decides where trainers run. The API changes the status in the store, and the threads of
+`core.engine.training.job_loop` act on it.
 """
 
 from __future__ import annotations
@@ -14,19 +13,18 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from core.engine.api.files import RESULTS_PURPOSE
-from core.engine.child_processes import TrainerProcess
 from core.engine.event_log import EventCollector, add_event, read_state, register_adapter
 from core.engine.formats import gguf_file
 from core.engine.store import File, Job, new_id
-from core.engine.training.file_validation import Validator
+from core.engine.training.job_claims import JobClaims
 from core.engine.training.job_context import EngineJobContext, JobFailed, describe_error
 from core.engine.training.job_folder import metrics_csv, write_job_spec
+from core.engine.training.launcher import Launcher, LauncherUnavailable, Trainer
 from core.engine.training.tracking import JobTracking
 from core.engine.training_options import DPO_RATE, TrainingOptions, base_learning_rate
 from core.message import from_json, msg, with_cause
@@ -39,22 +37,31 @@ _GRACE_S = 60.0  # a trainer stops within one micro-batch, which takes longer on
 _SHUTDOWN_GRACE_S = 10.0  # used instead when the engine itself is stopping
 _LARGE = ("*.npz", "*.gguf", "*.safetensors", "*.source")  # files that are not needed after a job has ended
 _MAX_CRASHES = 3  # consecutive crashes without a completed step between them
-_IDLE_S = 5.0  # how often the queue is polled if there is no wake-up
+IDLE_S = 5.0
+"""How often the queue, or a cluster that does not answer, is asked again if there is no wake-up."""
 
 
 class TrainingRunner:
     """Moves jobs from queued to running to succeeded or failed, or to a status that the API sets in the meantime."""
 
-    def __init__(self, context: EngineJobContext, stopping: threading.Event, wake: threading.Event) -> None:
-        self._context, self._stopping, self._wake = context, stopping, wake
+    def __init__(
+        self,
+        context: EngineJobContext,
+        launcher: Launcher,
+        claims: JobClaims,
+        stopping: threading.Event,
+        wake: threading.Event,
+    ) -> None:
+        self._context, self._launcher, self._claims = context, launcher, claims
+        self._stopping, self._wake = stopping, wake
 
     def step(self) -> bool:
-        """Train the interrupted job if there is one, otherwise the oldest queued job; return whether there was one."""
+        """Train an interrupted job if there is one, otherwise the oldest queued job; return whether there was one."""
         try:
             self._free_space()
         except OSError as exc:  # this must not block the next job
             _log.warning("Files of ended jobs cannot be deleted: %s", exc)
-        job = self._context.oldest("running") or self._context.oldest("queued")
+        job = self._claims.take()
         if job is None:
             return False
         try:
@@ -67,6 +74,8 @@ class TrainingRunner:
             raise  # not the job's fault, so wait and try again
         except Exception as exc:
             self._context.fail(job, describe_error(exc))
+        finally:
+            self._claims.release(job)
         return True
 
     def _free_space(self) -> None:
@@ -75,6 +84,7 @@ class TrainingRunner:
             Job, "status IN ('succeeded', 'cancelled')", (), "ORDER BY seq DESC LIMIT 50"
         ):
             _delete_large_files(self._context.folder(job))
+            self._launcher.forget(self._context.folder(job))
 
     def _start(self, job: Job) -> None:
         """Set the status to `running` and create the result file."""
@@ -102,14 +112,11 @@ class TrainingRunner:
 
     def _train_until_over(self, job: Job, collector: EventCollector) -> None:
         crashes, last_step = 0, job.step
-        while self._context.status(job) == "running" and not self._stopping.is_set():
-            (self._context.folder(job) / "state.json").unlink(missing_ok=True)  # left by the previous trainer
-            trainer = TrainerProcess(self._context.folder(job))
+        while (trainer := self._launch(job)) is not None:
             try:
                 latest = self._watch(job, trainer, collector)
             finally:
-                if trainer.code is None:
-                    trainer.kill()
+                trainer.close()
             if latest is None:
                 return
             status = read_state(self._context.folder(job)).get("status")
@@ -130,12 +137,30 @@ class TrainingRunner:
             )
             add_event(self._context.store, job.id, message, level="warn")
 
-    def _watch(self, job: Job, trainer: TrainerProcess, collector: EventCollector) -> Job | None:
+    def _launch(self, job: Job) -> Trainer | None:
+        """Start a trainer, or wait until that is possible; return None if the job is no longer to be trained."""
+        waits = False
+        while self._context.status(job) == "running" and not self._stopping.is_set():
+            (self._context.folder(job) / "state.json").unlink(missing_ok=True)  # left by the previous trainer
+            try:
+                return self._launcher.launch(self._context.folder(job))
+            except LauncherUnavailable as exc:
+                if not waits:
+                    add_event(self._context.store, job.id, exc.message, level="warn")
+                waits = True
+                self._wake.wait(IDLE_S)
+                self._wake.clear()
+        return None
+
+    def _watch(self, job: Job, trainer: Trainer, collector: EventCollector) -> Job | None:
         """Collect the trainer's output until it ends; return the job, or None if the trainer was asked to stop."""
         last_signature: object = None
         collected_at = time.monotonic()
+        trouble: str | None = None
         while True:
             ended = trainer.code is not None
+            trouble = self._report_trouble(job, trainer, trouble)
+            self._fetch(job, trainer, ended)
             signature = _signature(self._context.folder(job))
             if signature != last_signature or ended:
                 try:
@@ -150,20 +175,39 @@ class TrainingRunner:
             status = self._context.status(job)
             if status != "running" or self._stopping.is_set():
                 self._stop(trainer, status)
+                self._fetch(job, trainer, ended=False)
                 collector.collect(time.monotonic() - collected_at)
                 self._close_results(job)
                 return None
             self._wake.wait(_POLL_S)
             self._wake.clear()
 
-    def _stop(self, trainer: TrainerProcess, status: str) -> None:
+    def _report_trouble(self, job: Job, trainer: Trainer, before: str | None) -> str | None:
+        """Add an event when a trainer's state is no longer known; return the trouble."""
+        if trainer.trouble is not None and before is None:
+            add_event(self._context.store, job.id, trainer.trouble, level="warn")
+        return trainer.trouble
+
+    @staticmethod
+    def _fetch(job: Job, trainer: Trainer, ended: bool) -> None:
+        """Bring the trainer's output to the job folder; while it runs, an error only delays that."""
+        try:
+            trainer.collect()
+        except OSError as exc:
+            if ended:
+                raise
+            _log.error("Cannot read the progress of %s for now: %s", job.id, exc)
+
+    def _stop(self, trainer: Trainer, status: str) -> None:
+        if trainer.outlives_engine and status == "running":  # the next engine finds it again
+            return
         if status in ("paused", "queued", "running"):  # `queued`: paused and resumed between two polls
             trainer.request_stop()
             self._wait_until_saved(trainer)
         if trainer.code is None:
             trainer.kill()
 
-    def _wait_until_saved(self, trainer: TrainerProcess) -> None:
+    def _wait_until_saved(self, trainer: Trainer) -> None:
         """Wait until the trainer has saved its state and exited; wait for a shorter time if the engine itself is
         stopping.
         """
@@ -245,7 +289,7 @@ def _trainer_failed(state: dict[str, Any]) -> JobFailed:
 _NO_MEMORY = re.compile(r"MemoryError|can't allocate memory|out of memory|bad_alloc", re.IGNORECASE)
 
 
-def _crash_cause(trainer: TrainerProcess) -> str:
+def _crash_cause(trainer: Trainer) -> str:
     code = trainer.code
     if code == -9:
         return with_cause(
@@ -280,54 +324,3 @@ def _delete_large_files(folder: Path) -> None:
 
 def _now() -> int:
     return int(time.time())
-
-
-class JobLoop:
-    """Starts and stops the two threads."""
-
-    def __init__(self, context: EngineJobContext) -> None:
-        self._wakes = (threading.Event(), threading.Event())
-        self._stopping = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._loop, args=(step, wake), name=name, daemon=True)
-            for step, wake, name in (
-                (Validator(context, self._stopping).step, self._wakes[0], "validator"),
-                (TrainingRunner(context, self._stopping, self._wakes[1]).step, self._wakes[1], "trainer"),
-            )
-        ]
-
-    def start(self) -> None:
-        """Start the threads; they resume unfinished jobs."""
-        for thread in self._threads:
-            thread.start()
-
-    def wake(self) -> None:
-        """Make the threads check for work now."""
-        for wake in self._wakes:
-            wake.set()
-
-    def begin_stop(self) -> None:
-        """Tell the threads to stop; returns at once. A running trainer saves its state, and its job resumes at the next
-        start."""
-        self._stopping.set()
-        self.wake()
-
-    def stop(self) -> None:
-        """Stop the threads, and wait until they have ended."""
-        self.begin_stop()
-        for thread in self._threads:
-            thread.join()
-
-    def _loop(self, step: Callable[[], bool], wake: threading.Event) -> None:
-        """Call `step` repeatedly while it finds work; retry if the disk is full or the database is locked."""
-        while not self._stopping.is_set():
-            wake.clear()
-            try:
-                if step():
-                    self.wake()
-                    continue
-            except (OSError, sqlite3.Error) as exc:
-                _log.error("The engine cannot process jobs for now: %s", exc)
-            except Exception:
-                _log.exception("Unexpected error; retrying")
-            wake.wait(_IDLE_S)

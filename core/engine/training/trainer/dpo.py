@@ -32,6 +32,11 @@ class PairTally:
     margin: float = 0.0
     preferred: int = 0
 
+    @property
+    def weight(self) -> float:
+        """The number of pairs."""
+        return self.pairs
+
     def score(self) -> BatchScore:
         """See `objective.Tally`."""
         return BatchScore(

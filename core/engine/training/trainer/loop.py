@@ -18,12 +18,17 @@ from core.engine.training.trainer import resume
 from core.engine.training.trainer.methods import OBJECTIVES
 from core.engine.training.trainer.model import TunableModel
 from core.engine.training.trainer.objective import BatchScore, Tally, TrainingStopped
+from core.engine.training.trainer.ranks import ALONE, Ranks
 from core.engine.training.trainer.resume import Position
 from core.engine.training.trainer.schedule import best, learning_rate, stops_early
 from core.message import msg, percent
 
 _MAX_GRADIENT_NORM = 1.0  # the usual limit; the default of transformers.TrainingArguments.max_grad_norm
 _SCORE_CHUNK = 1024  # held-out examples in memory at a time; they take 45 bytes per token
+
+
+def _never() -> bool:
+    return False
 
 
 class LossDiverged(ArithmeticError):
@@ -34,9 +39,16 @@ class Loop:
     """Trains one job from its saved position until it is complete or a stop is requested."""
 
     def __init__(
-        self, spec: JobSpec, journal: Journal, model: TunableModel, train: EncodedExamples, valid: Sequence[Encoded]
+        self,
+        spec: JobSpec,
+        journal: Journal,
+        model: TunableModel,
+        train: EncodedExamples,
+        valid: Sequence[Encoded],
+        ranks: Ranks = ALONE,
     ) -> None:
         self.spec, self.journal, self.model, self.train, self.valid = spec, journal, model, train, valid
+        self.ranks = ranks
         self.objective = OBJECTIVES[spec.method](model, spec)
         self.examples = len(train) // self.objective.texts_per_example
         self.steps_per_epoch = math.ceil(self.examples / spec.batch_size)
@@ -62,8 +74,9 @@ class Loop:
             OSError: the disk is full.
         """
         saved_at, first = time.monotonic(), position.step + 1
+        interrupt = stop if self.ranks.size == 1 else _never  # several ranks stop together, after a step
         for step in range(first, self.total_steps + 1):
-            if self.stopped_early():
+            if self.ranks.from_first(self.stopped_early):
                 break
             started = time.monotonic()
             batch = self._batch(step)
@@ -72,10 +85,10 @@ class Loop:
             if ends_epoch and self.valid:
                 self._save(position)
             try:
-                score = self._learn(batch, self._learning_rate(step), stop)
+                score = self._learn(batch, self._learning_rate(step), interrupt)
                 if not math.isfinite(score.loss):
                     raise LossDiverged(msg("the loss is {loss} at step {step}", loss=score.loss, step=step))
-                held_out = self.score(self.valid, stop) if ends_epoch and self.valid else None
+                held_out = self.score(self.valid, interrupt) if ends_epoch and self.valid else None
             except TrainingStopped:
                 self._save(position)  # unchanged since the last step; during validation it is already saved
                 break
@@ -87,7 +100,7 @@ class Loop:
                 examples=position.examples + len(batch) // self.objective.texts_per_example,
             )
             self._record_step(position, tokens, time.monotonic() - started, score, held_out, timed=step > first)
-            stop_now = stop()
+            stop_now = self.ranks.from_first(stop)
             if ends_epoch or stop_now or time.monotonic() - saved_at >= self.spec.checkpoint_seconds:
                 if ends_epoch:
                     self._checkpoint(position, score, held_out)
@@ -125,8 +138,10 @@ class Loop:
         """
         tally: Tally = self.objective.tally()
         for start in range(0, len(examples), _SCORE_CHUNK):
-            self.objective.run_pass(examples[start : start + _SCORE_CHUNK], tally, stop, learn=False)
-        return tally.score()
+            share = self.ranks.share(examples[start : start + _SCORE_CHUNK], self.objective.texts_per_example)
+            if share:
+                self.objective.run_pass(share, tally, stop, learn=False)
+        return self.ranks.total(tally).score()
 
     def figures(self, position: Position) -> dict[str, Any]:
         """Progress for `state.json`; speed and estimate are None until enough steps have been timed."""
@@ -157,16 +172,20 @@ class Loop:
     def _learn(self, batch: Sequence[Encoded], learning_rate: float, stop: Callable[[], bool]) -> BatchScore:
         self.optimizer.zero_grad(set_to_none=True)
         tally: Tally = self.objective.tally()
-        self.objective.run_pass(batch, tally, stop, learn=True)
+        share = self.ranks.share(batch, self.objective.texts_per_example)
+        if share:
+            self.objective.run_pass(share, tally, stop, learn=True)
+        total = self.ranks.total(tally)
+        self.ranks.sum_gradients(self.parameters.values(), tally.weight / total.weight)
         nn.utils.clip_grad_norm_(self.model.parameters(), _MAX_GRADIENT_NORM)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
-        return tally.score()
+        return total.score()
 
     def _save(self, position: Position) -> None:
         """Save `position` durably unless it has already been saved."""
-        if self._saved != position.step:
+        if self._saved != position.step and self.ranks.rank == 0:
             self.journal.sync()
             resume.save(self.journal.folder, position, self.parameters, self.optimizer)
             self._saved = position.step
@@ -204,6 +223,8 @@ class Loop:
         self.journal.state("running", **self.figures(position))
 
     def _checkpoint(self, position: Position, score: BatchScore, held_out: BatchScore | None) -> None:
+        if self.ranks.rank > 0:
+            return
         path = self.journal.folder / "checkpoints" / f"step-{position.step}.gguf"
         gguf_file.write_adapter(path, self.model.adapter(), f"{self.spec.job_id} step {position.step}")
         metrics = {}

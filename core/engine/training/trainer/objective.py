@@ -44,7 +44,11 @@ class BatchScore:
 
 
 class Tally(Protocol):
-    """Running sums over examples."""
+    """Running sums over examples; a dataclass of numbers."""
+
+    @property
+    def weight(self) -> float:
+        """The number of what the loss is a mean of."""
 
     def score(self) -> BatchScore:
         """The means."""
@@ -82,6 +86,11 @@ class TokenTally:
     loss: float = 0.0
     correct_tokens: int = 0
     correct_examples: int = 0
+
+    @property
+    def weight(self) -> float:
+        """The number of trained tokens."""
+        return self.labels
 
     def score(self) -> BatchScore:
         """See `Tally`."""

@@ -1,0 +1,90 @@
+"""The settings about where trainers run. Pure, except for a look at the shared folder.
+
+The engine and the studio's list of settings read them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+LAUNCHER: Final = "FABULA_LAUNCHER"
+"""Environment variable: where trainers run: `local`, or the address of a Ray cluster."""
+LOCAL: Final = "local"
+STORAGE: Final = "FABULA_RAY_STORAGE"
+"""Environment variable: the folder that the engine and every node of the cluster share."""
+WORKERS: Final = "FABULA_RAY_WORKERS"
+"""Environment variable: processes (and GPUs, if the cluster has any) that train one job together."""
+CPUS: Final = "FABULA_RAY_CPUS"
+"""Environment variable: processors of each of these processes."""
+MOST: Final = 4096
+"""The highest number for WORKERS and CPUS."""
+DASHBOARD_PORT: Final = 8265
+"""The port of Ray's dashboard and Jobs API, unless the address has one."""
+_CLIENT_PORT = 10001  # of Ray Client, which has no Jobs API
+
+
+def is_local(environ: Mapping[str, str]) -> bool:
+    """Whether trainers run on this machine."""
+    return dashboard_address(environ.get(LAUNCHER, "")) is None
+
+
+def ray_is_installed() -> bool:
+    """Whether the packages of requirements-ray.txt are there."""
+    return importlib.util.find_spec("ray") is not None
+
+
+def dashboard_address(setting: str) -> str | None:
+    """The address of a cluster's Jobs API; None for this machine.
+
+    `ray://HOST[:PORT]` means `http://HOST:PORT`, with the dashboard's port if there is none.
+
+    Raises:
+        ValueError: neither `local` nor an address, or the port is Ray Client's.
+    """
+    setting = setting.strip().rstrip("/")
+    if setting.lower() in ("", LOCAL):
+        return None
+    parts = urlsplit(setting)
+    if parts.scheme not in ("ray", "http", "https") or not parts.hostname:
+        raise ValueError(
+            f"{LAUNCHER}: {setting!r} is neither 'local' nor the address of a Ray cluster, such as ray://head-node"
+        )
+    if parts.port == _CLIENT_PORT:
+        raise ValueError(
+            f"{LAUNCHER}: {setting!r}: port {_CLIENT_PORT} is Ray Client's; use the dashboard's, {DASHBOARD_PORT}"
+        )
+    if parts.scheme != "ray":
+        return setting
+    return f"http://{parts.netloc}" if parts.port else f"http://{parts.netloc}:{DASHBOARD_PORT}"
+
+
+def check(environ: Mapping[str, str]) -> None:
+    """Check all of them.
+
+    Raises:
+        ValueError: a setting is malformed or missing.
+    """
+    if is_local(environ):
+        return
+    storage = environ.get(STORAGE, "").strip()
+    if "://" in storage:
+        raise ValueError(f"{STORAGE}: {storage!r} is not a folder. Object storage is not supported; mount a folder.")
+    if not Path(storage).is_absolute() or not Path(storage).is_dir():
+        raise ValueError(
+            f"{STORAGE}: {storage!r} is not an existing folder. {LAUNCHER} needs the absolute path of a folder that "
+            "this machine and every node of the cluster share."
+        )
+    for setting in (WORKERS, CPUS):
+        count(environ, setting)
+
+
+def count(environ: Mapping[str, str], setting: str) -> int:
+    """A setting that is a whole number from 1 to MOST; 1 if it is not set. Raises ValueError."""
+    raw = environ.get(setting, "").strip() or "1"
+    if not (raw.isascii() and raw.isdecimal() and 1 <= int(raw[:9]) <= MOST):
+        raise ValueError(f"{setting}: {raw!r} is not a whole number from 1 to {MOST}")
+    return int(raw)

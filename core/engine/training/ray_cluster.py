@@ -1,0 +1,143 @@
+"""A Ray cluster's Jobs API, through Ray's own client. The only module of the engine that imports `ray`.
+
+Ray never repeats a job: it runs once, and ends with its cluster.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from core.engine.training.launcher import LauncherUnavailable
+from core.message import msg
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+T = TypeVar("T")
+
+_CODE = Path(__file__).parents[2]  # the package `core`, which runs on the cluster
+_TIMEOUT_S = (5, 15)  # to connect, and between two parts of an answer; the engine stops within 20 s
+_STATE_TIMEOUT_S = 10
+_NOT_FOUND = "status code 404"
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterJob:
+    """A job as the cluster sees it; `message` says how it ended."""
+
+    has_ended: bool
+    succeeded: bool
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What the cluster's living nodes have in all."""
+
+    cpus: int
+    gpus: int
+
+
+class RayCluster:
+    """Submits, observes and stops jobs.
+
+    Every method raises LauncherUnavailable if the cluster does not answer.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def submit(self, submission_id: str, command: Sequence[str]) -> None:
+        """Start a job, unless there is one with this id.
+
+        Raises:
+            RuntimeError: the cluster refuses the job.
+        """
+        environment = {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "OMP_WAIT_POLICY": "PASSIVE"}
+        runtime: Mapping[str, Any] = {"py_modules": [str(_CODE)], "env_vars": environment}
+
+        def start(client: JobSubmissionClient) -> None:
+            try:
+                client.submit_job(entrypoint=" ".join(command), submission_id=submission_id, runtime_env=dict(runtime))
+            except RuntimeError:
+                if self._find(client, submission_id) is None:
+                    raise
+
+        self._call(start)
+
+    def find(self, submission_id: str) -> ClusterJob | None:
+        """The job with this id; None if the cluster does not know it."""
+        return self._call(lambda client: self._find(client, submission_id))
+
+    def stop(self, submission_id: str) -> None:
+        """End a job: SIGTERM, then SIGKILL. Nothing happens if there is none."""
+
+        def stop(client: JobSubmissionClient) -> None:
+            if self._find(client, submission_id) is not None:
+                client.stop_job(submission_id)
+
+        self._call(stop)
+
+    def capacity(self) -> Capacity:
+        """Processors and GPUs of the cluster."""
+
+        def measure(_: JobSubmissionClient) -> Capacity:
+            from ray.util.state import list_nodes
+
+            nodes = list_nodes(self.address, filters=[("state", "=", "ALIVE")], timeout=_STATE_TIMEOUT_S)
+            sums = [sum((node.resources_total or {}).get(name, 0) for node in nodes) for name in ("CPU", "GPU")]
+            return Capacity(int(sums[0]), int(sums[1]))
+
+        return self._call(measure)
+
+    @staticmethod
+    def _find(client: JobSubmissionClient, submission_id: str) -> ClusterJob | None:
+        from ray.job_submission import JobStatus
+
+        try:
+            found = client.get_job_info(submission_id)
+        except RuntimeError as exc:
+            if _NOT_FOUND in str(exc):
+                return None
+            raise
+        return ClusterJob(found.status.is_terminal(), found.status == JobStatus.SUCCEEDED, found.message or "")
+
+    def _call(self, use: Callable[[JobSubmissionClient], T]) -> T:
+        import requests
+        from ray.exceptions import AuthenticationError
+        from ray.util.state.exception import RayStateApiException
+
+        try:
+            return use(_client(self.address))
+        except AuthenticationError as exc:
+            raise LauncherUnavailable(
+                msg(
+                    "The Ray cluster at {address} refuses the engine's token. The job waits. Set RAY_AUTH_MODE=token "
+                    "and RAY_AUTH_TOKEN_PATH for the engine.",
+                    address=self.address,
+                )
+            ) from exc
+        except (OSError, requests.RequestException, RayStateApiException) as exc:
+            raise LauncherUnavailable(
+                msg(
+                    "The Ray cluster at {address} does not answer. The job waits for it; saved progress is kept.",
+                    address=self.address,
+                )
+            ) from exc
+
+
+def _client(address: str) -> JobSubmissionClient:
+    """A client whose requests have a time limit, which Ray's own have not."""
+    # Ray prefers its own variables to the argument
+    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "RAY_API_SERVER_ADDRESS": address})
+    from ray.job_submission import JobSubmissionClient
+
+    class TimedClient(JobSubmissionClient):  # type: ignore[misc]  # ray is optional, so its classes are unknown here
+        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+            return super()._do_request(method, endpoint, timeout=_TIMEOUT_S, **options)
+
+    return TimedClient(address)

@@ -1,0 +1,250 @@
+"""Trains jobs on a Ray cluster: one Ray job per attempt, started, watched and stopped by the engine."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from core.engine import launcher_settings
+from core.engine.event_log import read_state
+from core.engine.training.attempts import Attempt, SharedJob
+from core.engine.training.job_context import JobFailed
+from core.engine.training.launcher import LauncherUnavailable
+from core.engine.training.ray_cluster import Capacity, ClusterJob, RayCluster
+from core.message import Message, msg, with_cause
+
+_MAX_JOBS = 16  # threads; the cluster's size decides how many of them have a job
+_LOOK_S = 2.0  # between two questions to the cluster about a job
+_CAPACITY_S = 30.0  # between two questions about its size, also after one without an answer
+_POLL_S = 0.25
+_KILL_S = 15.0  # Ray waits 3 s between SIGTERM and SIGKILL
+_ENDED = {"succeeded": 0, "paused": 0, "failed": 1}  # statuses in state.json after which a trainer does nothing more
+
+
+class JobsApi(Protocol):
+    """What a launcher needs of `core.engine.training.ray_cluster.RayCluster`."""
+
+    def submit(self, submission_id: str, command: list[str]) -> None: ...
+
+    def find(self, submission_id: str) -> ClusterJob | None: ...
+
+    def stop(self, submission_id: str) -> None: ...
+
+    def capacity(self) -> Capacity: ...
+
+
+class RayLauncher:
+    """Starts trainers on a cluster.
+
+    Args:
+        cluster: the cluster.
+        storage: folder that the engine shares with every node.
+        workers: processes per job, each with a GPU if the cluster has any.
+        cpus: processors per process.
+    """
+
+    max_jobs = _MAX_JOBS
+
+    def __init__(self, cluster: JobsApi, storage: Path, workers: int = 1, cpus: int = 1) -> None:
+        self._cluster, self._storage, self._workers, self._cpus = cluster, storage, workers, cpus
+        self._capacity: tuple[float, Capacity] | None = None
+        self._failed_at = -math.inf
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> RayLauncher:
+        """The launcher of the settings."""
+        return cls(
+            RayCluster(launcher_settings.dashboard_address(environ[launcher_settings.LAUNCHER]) or ""),
+            Path(environ[launcher_settings.STORAGE].strip()),
+            launcher_settings.count(environ, launcher_settings.WORKERS),
+            launcher_settings.count(environ, launcher_settings.CPUS),
+        )
+
+    def has_room(self, running: int) -> bool:
+        """See `Launcher`. A job that is alone starts in any case: a cluster may grow when it is asked for more."""
+        if running == 0:
+            return True
+        if time.monotonic() - self._failed_at < _CAPACITY_S:  # a question may take seconds, and others wait for it
+            return False
+        try:
+            capacity = self._measured()
+        except LauncherUnavailable:
+            self._failed_at = time.monotonic()
+            return False
+        return running < self._fitting(capacity)
+
+    def launch(self, folder: Path) -> RayTrainer:
+        """See `Launcher`."""
+        job = SharedJob(self._storage, folder)
+        capacity = self._measured()
+        try:
+            attempt = self._running(job) or job.prepare()
+        except OSError as exc:
+            raise self._storage_failed(exc) from exc
+        if not attempt.submitted:
+            self._submit(job, attempt, capacity)
+        shortage = None if self._fitting(capacity) else self._too_small(capacity)
+        return RayTrainer(self._cluster, job, attempt.number, shortage)
+
+    def forget(self, folder: Path) -> None:
+        """See `Launcher`."""
+        SharedJob(self._storage, folder).delete()
+
+    def _running(self, job: SharedJob) -> Attempt | None:
+        """The attempt that an engine before this one has started; None if it has ended or is lost."""
+        attempt = job.current()
+        if attempt is None or attempt.ended:
+            return None
+        found = self._cluster.find(submission_id(job, attempt.number))
+        if found is None:  # never submitted, or the cluster is another one by now
+            return None if attempt.submitted else attempt
+        finished = read_state(job.folder(attempt.number)).get("status") == "succeeded"
+        return replace(attempt, submitted=True) if finished or not found.has_ended else None
+
+    def _submit(self, job: SharedJob, attempt: Attempt, capacity: Capacity) -> None:
+        command = ["python", "-m", "core.engine.training.trainer.on_ray", shlex.quote(str(job.folder(attempt.number)))]
+        command += ["--workers", str(self._workers), "--cpus", str(self._cpus), *(["--gpu"] if capacity.gpus else [])]
+        try:
+            self._cluster.submit(submission_id(job, attempt.number), command)
+        except RuntimeError as exc:
+            raise JobFailed(
+                msg(
+                    "The Ray cluster refused the job: {error}. Nothing is lost; resume the job when this is fixed.",
+                    error=exc,
+                ),
+                "training_failed",
+            ) from exc
+        job.record(replace(attempt, submitted=True))
+
+    def _measured(self) -> Capacity:
+        if self._capacity is None or time.monotonic() - self._capacity[0] > _CAPACITY_S:
+            self._capacity = time.monotonic(), self._cluster.capacity()
+        return self._capacity[1]
+
+    def _fitting(self, capacity: Capacity) -> int:
+        """How many jobs fit into the cluster at once."""
+        return capacity.gpus // self._workers if capacity.gpus else capacity.cpus // (self._workers * self._cpus)
+
+    def _too_small(self, capacity: Capacity) -> Message:
+        if capacity.gpus:
+            return msg(
+                "The job needs {needed} GPUs and the Ray cluster has {there}. The job waits for more; add nodes, or "
+                "set FABULA_RAY_WORKERS to a smaller number.",
+                needed=self._workers,
+                there=capacity.gpus,
+            )
+        return msg(
+            "The job needs {needed} processors and the Ray cluster has {there}. The job waits for more; add nodes, or "
+            "set FABULA_RAY_WORKERS or FABULA_RAY_CPUS to a smaller number.",
+            needed=self._workers * self._cpus,
+            there=capacity.cpus,
+        )
+
+    def _storage_failed(self, exc: OSError) -> JobFailed:
+        message = msg(
+            "The shared storage {folder} is full or cannot be written: {error}. The job's last checkpoint is kept. "
+            "Free some space there, then resume the job.",
+            folder=self._storage,
+            error=exc.strerror or exc,
+        )
+        return JobFailed(with_cause(message, "storage"), "insufficient_storage")
+
+
+class RayTrainer:
+    """One attempt on the cluster; a `core.engine.training.launcher.Trainer`.
+
+    Its journal says whether it has finished, failed or paused, and the cluster whether it is still running. While the
+    cluster does not answer, the attempt counts as running.
+    """
+
+    outlives_engine = True
+
+    def __init__(self, cluster: JobsApi, job: SharedJob, number: int, shortage: Message | None = None) -> None:
+        self._cluster, self._job, self.number = cluster, job, number
+        self.trouble = self._shortage = shortage
+        self._code: int | None = None
+        self._looked_at = 0.0
+        self._end = ""
+
+    @property
+    def code(self) -> int | None:
+        """See `Trainer`."""
+        if self._code is None:
+            self._look()
+        return self._code
+
+    def collect(self) -> None:
+        """See `Trainer`."""
+        self._job.collect(self.number)
+
+    def request_stop(self) -> None:
+        """See `Trainer`."""
+        self._job.request_stop(self.number)
+
+    def wait(self, timeout_s: float) -> bool:
+        """See `Trainer`."""
+        deadline = time.monotonic() + timeout_s
+        while self.code is None and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        return self.code is not None
+
+    def kill(self) -> None:
+        """See `Trainer`. If the cluster does not answer, the attempt's number keeps it from doing harm."""
+        try:
+            self._cluster.stop(submission_id(self._job, self.number))
+        except (LauncherUnavailable, RuntimeError):
+            self._code = -1
+            return
+        self.wait(_KILL_S)
+        self._code = -1 if self._code is None else self._code
+
+    def close(self) -> None:
+        """See `Trainer`. An attempt that has ended is not looked at again; one that has not goes on."""
+        if self._code is None:
+            return
+        self._job.record(Attempt(self.number, submitted=True, ended=True))
+        if self._code != 0:  # its other processes may be waiting for one that is gone
+            try:
+                self._cluster.stop(submission_id(self._job, self.number))
+            except (LauncherUnavailable, RuntimeError):
+                return
+
+    def last_log_line(self) -> str:
+        """See `Trainer`."""
+        return self._job.last_log_line(self.number) or self._end
+
+    def _look(self) -> None:
+        state = read_state(self._job.folder(self.number))
+        if state.get("status") in _ENDED:
+            self._code = _ENDED[state["status"]]
+            return
+        if state.get("status"):
+            self._shortage = None
+        if time.monotonic() - self._looked_at < _LOOK_S:
+            return
+        self._looked_at = time.monotonic()
+        try:
+            found = self._cluster.find(submission_id(self._job, self.number))
+        except LauncherUnavailable as exc:
+            self.trouble = exc.message
+            return
+        self.trouble = self._shortage
+        if found is None:
+            self._code, self._end = 1, msg("the Ray cluster no longer knows the job: its head node was restarted")
+        elif found.has_ended:
+            self._code, self._end = (0 if found.succeeded else 1), _brief(found.message)
+
+
+def submission_id(job: SharedJob, number: int) -> str:
+    """The id of an attempt on the cluster; submitting it twice starts it once."""
+    return f"{job.home.name}-{number}"
+
+
+def _brief(message: str) -> str:
+    """Ray's message about the end of a job, without the log that it quotes."""
+    return message.partition("\n")[0].partition(", last available logs")[0]

@@ -1,0 +1,122 @@
+"""A Ray cluster of one node with two processors on this machine, for tests: start, kill, start again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import httpx2
+
+from tests.support.waiting import until
+
+_START_S = 300.0  # a busy machine takes minutes
+
+
+class RayHead:
+    """`ray start --head`; its processes are the descendants of one process, and are killed with it."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="ray-", ignore_cleanup_errors=True
+        )  # sockets need short paths
+        self._port, self._dashboard = _free_port(), _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        """For FABULA_LAUNCHER."""
+        return f"ray://127.0.0.1:{self._dashboard}"
+
+    def start(self) -> None:
+        """Start the head and wait until its Jobs API answers."""
+        environ = {
+            **os.environ,
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),  # `python` of jobs
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "disabled",  # it listens on this machine only
+            "RAY_worker_niceness": "0",  # with Ray's 15, other test processes would leave a trainer no time
+        }
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+        command += ["--num-cpus=2", "--object-store-memory=80000000", f"--temp-dir={self._folder.name}"]
+        command += ["--node-ip-address=127.0.0.1", f"--port={self._port}", "--include-dashboard=true"]
+        command += [f"--dashboard-port={self._dashboard}", "--dashboard-agent-listen-port=0"]
+        command += [f"--ray-client-server-port={_free_port()}"]
+        with (Path(self._folder.name) / "start.log").open("ab") as log:
+            self._process = subprocess.Popen(  # not in this folder: the code must come from the job
+                command, cwd=self._folder.name, env=environ, stdout=log, stderr=log, start_new_session=True
+            )
+        until(self._answers, "Ray's Jobs API did not start", _START_S)
+
+    def processes(self, text: str) -> list[int]:
+        """The ids of the cluster's processes with `text` in their command lines."""
+        return [pid for pid in self._all() if text in _command_line(pid)]
+
+    def kill_processes(self, text: str) -> None:
+        """Kill -9 all of those."""
+        for pid in self.processes(text):
+            _kill(pid)
+
+    def kill(self) -> None:
+        """Kill -9 everything, as if the machine had lost power."""
+        for pid in self._all():
+            _kill(pid)
+        if self._process is not None:
+            self._process.wait()
+
+    def close(self) -> None:
+        """Kill everything and delete its folder."""
+        self.kill()
+        self._folder.cleanup()
+
+    def _all(self) -> list[int]:
+        """The cluster's processes: parents before children."""
+        if self._process is None or self._process.poll() is not None:
+            return []
+        children = _children()
+        found = [self._process.pid]
+        for pid in found:
+            found.extend(children.get(pid, []))
+        return found
+
+    def _answers(self) -> bool:
+        assert self._process is not None and self._process.poll() is None, self._log()
+        with suppress(httpx2.TransportError):
+            url = f"http://127.0.0.1:{self._dashboard}/api/jobs/"
+            return httpx2.get(url, timeout=10, trust_env=False).status_code == 200
+        return False
+
+    def _log(self) -> str:
+        return (Path(self._folder.name) / "start.log").read_text(errors="replace")[-2000:]
+
+
+def _children() -> dict[int, list[int]]:
+    """Child processes by their parent's id (proc(5))."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(stat.parent.name))
+    return children
+
+
+def _command_line(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    return ""
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
