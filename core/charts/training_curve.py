@@ -78,6 +78,22 @@ def accuracy_chart(frame: pd.DataFrame, view: CurveView, labels: CurveLabels, ma
     return _curve_chart(frame, columns, replace(view, log=False), labels, marks, percent=True)
 
 
+def reward_accuracy_chart(
+    frame: pd.DataFrame, view: CurveView, labels: CurveLabels, marks: Sequence[CurveMark] = ()
+) -> Spec:
+    """DPO: share of pairs in which the preferred answer has the higher reward."""
+    columns = ("training_reward_accuracy", "validation_reward_accuracy")
+    return _curve_chart(frame, columns, replace(view, log=False), labels, marks, percent=True)
+
+
+def reward_margin_chart(
+    frame: pd.DataFrame, view: CurveView, labels: CurveLabels, marks: Sequence[CurveMark] = ()
+) -> Spec:
+    """DPO: reward of the preferred answer minus that of the other one."""
+    columns = ("training_reward_margin", "validation_reward_margin")
+    return _curve_chart(frame, columns, replace(view, log=False), labels, marks, percent=False)
+
+
 def _curve_chart(
     frame: pd.DataFrame,
     columns: tuple[str, str],

@@ -28,7 +28,11 @@ from core.engine.chat_messages import (
 from core.engine.tool_calls import BadTools, Tool
 from core.message import msg, sentences
 
-Format = Literal["chat", "completion", "preference"]
+Format = Literal["chat", "completion", "preference", "text_preference"]
+PREFERENCES: tuple[Format, ...] = ("preference", "text_preference")
+"""Formats with two answers to each prompt, for DPO."""
+TEXTS: tuple[Format, ...] = ("completion", "text_preference")
+"""Formats of models that continue a text; the others are conversations."""
 
 MAX_LINE_BYTES = 1 << 20  # far above any context length; bounds memory if a file has no line breaks
 _BOM = b"\xef\xbb\xbf"
@@ -36,6 +40,7 @@ _PAIR_KEYS = frozenset({"prompt", "completion"})
 _TOOL_KEYS = frozenset({"tools", "functions"})
 _CHAT_KEYS = _TOOL_KEYS | {"messages", "parallel_tool_calls"}
 _PREFERENCE_KEYS = frozenset({"input", "preferred_output", "non_preferred_output"})
+_TEXT_PREFERENCE_KEYS = frozenset({"prompt", "chosen", "rejected"})
 _MAX_LISTED = 10  # maximum number of broken lines listed in one message
 
 
@@ -59,10 +64,12 @@ class Conversation:
 class Preference:
     """A line of the form `{"input": {"messages": […]}, "preferred_output": […], "non_preferred_output": […]}`: one
     conversation with two answers. Only the answers are trained, not those in the conversation before.
+
+    For models that continue a text, TRL's form `{"prompt": …, "chosen": …, "rejected": …}`, which OpenAI does not have.
     """
 
-    preferred: Conversation
-    rejected: Conversation
+    preferred: Conversation | PromptCompletion
+    rejected: Conversation | PromptCompletion
 
 
 Example: TypeAlias = PromptCompletion | Conversation | Preference
@@ -134,6 +141,8 @@ def parse_line(raw: bytes, *, text_only: bool = True) -> Example:
     present = {name: value for name, value in record.items() if not is_missing(value)}
     if "messages" in present:
         return _conversation(present, text_only)
+    if {"chosen", "rejected"} & present.keys():
+        return _text_preference(record, present)
     if _PAIR_KEYS & present.keys():
         return _pair(record, present)
     if _PREFERENCE_KEYS & present.keys():
@@ -146,7 +155,7 @@ def parse_line(raw: bytes, *, text_only: bool = True) -> Example:
 def format_of(example: Example) -> Format:
     """The example's format."""
     if isinstance(example, Preference):
-        return "preference"
+        return "text_preference" if isinstance(example.preferred, PromptCompletion) else "preference"
     return "completion" if isinstance(example, PromptCompletion) else "chat"
 
 
@@ -163,6 +172,11 @@ def prompt_and_completion(example: Example) -> tuple[str, str]:
         message.text + "".join(call.name + call.arguments for call in message.calls) for message in example.messages
     )
     return "\n".join([*tools, *context]), last
+
+
+def rejected_completion(example: Example) -> str | None:
+    """The rejected answer of a preference; None for other examples."""
+    return prompt_and_completion(example.rejected)[1] if isinstance(example, Preference) else None
 
 
 def _record(raw: bytes) -> dict[str, Any]:
@@ -187,13 +201,28 @@ def _record(raw: bytes) -> dict[str, Any]:
 
 def _pair(record: Mapping[str, Any], present: Mapping[str, Any]) -> PromptCompletion:
     _reject_unknown_keys(present, _PAIR_KEYS)
-    for name in ("prompt", "completion"):
-        if not isinstance(record.get(name), str):
-            raise BadLine("shape", msg('There is no text under "{name}".', name=name))
-        check_encodable(record[name])
-    if is_blank(record["completion"]):
+    prompt, completion = (_text(record, name) for name in ("prompt", "completion"))
+    if is_blank(completion):
         raise BadLine("empty", msg("Its completion is empty."))
-    return PromptCompletion(record["prompt"], record["completion"])
+    return PromptCompletion(prompt, completion)
+
+
+def _text(record: Mapping[str, Any], name: str) -> str:
+    text = record.get(name)
+    if not isinstance(text, str):
+        raise BadLine("shape", msg('There is no text under "{name}".', name=name))
+    check_encodable(text)
+    return text
+
+
+def _text_preference(record: Mapping[str, Any], present: Mapping[str, Any]) -> Preference:
+    _reject_unknown_keys(present, _TEXT_PREFERENCE_KEYS)
+    prompt, preferred, rejected = (_text(record, name) for name in ("prompt", "chosen", "rejected"))
+    if is_blank(preferred) or is_blank(rejected):
+        raise BadLine("empty", msg("One of its two answers is empty."))
+    if preferred == rejected:
+        raise BadLine("empty", msg("Its two answers are the same: there is nothing to prefer."))
+    return Preference(PromptCompletion(prompt, preferred), PromptCompletion(prompt, rejected))
 
 
 def _conversation(present: Mapping[str, Any], text_only: bool) -> Conversation:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from core.datasets import datasets, prompt_datasets, versions
 from core.datasets.importers import table_reader
 from core.db.store import Store
+from core.engine.job_rules import TrainingMethod
 from core.finetuning import hyperparameter_translation, job_cost, row_lengths
 from core.finetuning.hyperparameter_translation import OldJob, Translation
 from core.finetuning.job_form import FileFormat, JobForm, context_size, required_format
@@ -136,17 +137,20 @@ def compare(
     """
     measured: dict[object, RowLengths] = {}
     usual = _usual_format(store, data.dataset_id)
+    repeats_dpo = data.old is not None and data.old.method == "dpo"
+    has_preferences = repeats_dpo and bool(datasets.preference_rows(store, data.dataset_id, data.version_id))
     found = []
     for offer in offers:
         file_format = required_format(offer.provider, offer.model) or usual
         own = ask is not None and offer.engine and offer.state == "ready"
-        key = (file_format, offer.model if own else tokens.encoding_of(offer.model))
+        method: TrainingMethod = "dpo" if offer.engine and has_preferences else "supervised"
+        key = (method, file_format, offer.model if own else tokens.encoding_of(offer.model))
         if key not in measured:
             counts = _counter(ask, offer.model) if own and ask is not None else None
             measured[key] = row_lengths.measure(
-                store, data.dataset_id, data.version_id, file_format, offer.model, counts
+                store, data.dataset_id, data.version_id, file_format, offer.model, counts, method
             )
-        found.append(_candidate(store, book, data, offer, file_format, measured[key]))
+        found.append(_candidate(store, book, data, offer, file_format, measured[key], has_preferences))
     return sorted(found, key=_place)
 
 
@@ -158,6 +162,7 @@ def job_form(data: TrainingData, candidate: TrainingCandidate) -> JobForm:
         provider=candidate.offer.provider,
         base_model=candidate.offer.model,
         suffix=candidate.translation.suffix,
+        method=candidate.translation.method,
         file_format=candidate.file_format,
         version_id=data.version_id,
         validation_share=data.validation_share,
@@ -197,7 +202,13 @@ def _place(candidate: TrainingCandidate) -> tuple[bool, bool, Decimal, float, st
 
 
 def _candidate(
-    store: Store, book: PriceBook, data: TrainingData, offer: Offer, file_format: FileFormat, lengths: RowLengths
+    store: Store,
+    book: PriceBook,
+    data: TrainingData,
+    offer: Offer,
+    file_format: FileFormat,
+    lengths: RowLengths,
+    has_preferences: bool,
 ) -> TrainingCandidate:
     defaults = offer.defaults or TrainingDefaults(None, None, 0.0)
     translation = hyperparameter_translation.translate(
@@ -206,6 +217,7 @@ def _candidate(
         engine=offer.engine,
         defaults=None if offer.defaults is None else defaults,
         rows=lengths.rows,
+        has_preferences=has_preferences,
     )
     estimate = job_cost.estimate(
         store,

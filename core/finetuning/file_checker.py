@@ -17,6 +17,7 @@ from core.db.store import Store
 from core.engine import finetune_format
 from core.engine.chat_messages import BadLine
 from core.engine.finetune_format import TrainingLine
+from core.finetuning import preference_training
 from core.finetuning.job_form import FileFormat, JobForm, context_size, required_format
 from core.message import msg
 from core.pricing import tokens
@@ -140,6 +141,8 @@ def check_form(
         BadTrainingFile: it has no usable rows, or the separator or stop occurs inside the texts.
     """
     selection = export.Selection(store, form.dataset_id, form.version_id)
+    if form.method == "dpo":
+        return _check_preferences(selection, form, context, on_progress)
     plan = (
         export.plan(selection, "chat")
         if form.file_format == "chat"
@@ -153,6 +156,23 @@ def check_form(
         context=context,
         stop=plan.stop or "",
         required=required_format(form.provider, form.base_model),
+        min_examples=_PROVIDER_MIN_EXAMPLES.get(company, 1),
+        text_only=company not in _ACCEPT_TOOLS_AND_IMAGES,
+        on_progress=on_progress,
+    )
+
+
+def _check_preferences(
+    selection: export.Selection, form: JobForm, context: int | None, on_progress: Callable[[int], None] | None
+) -> FileCheck:
+    """`check_form` for preference training."""
+    plan = preference_training.plan(selection, form.file_format, form.separator, form.stop)
+    lines = (export.preference_lines_of(selection, plan, part) for part in ("train", "validation"))
+    company = price_list(form.provider)
+    return check_lines(
+        enumerate((line.encode() for line in chain.from_iterable(lines)), 1),
+        form.base_model,
+        context=context,
         min_examples=_PROVIDER_MIN_EXAMPLES.get(company, 1),
         text_only=company not in _ACCEPT_TOOLS_AND_IMAGES,
         on_progress=on_progress,
@@ -225,38 +245,48 @@ class _FileCheckState:
             self.add_problem(line.number, "error", line.parsed.kind, line.parsed.sentence, line.raw)
             return
         self.file_format = self.file_format or finetune_format.format_of(line.parsed)
-        self.add_example(line.number, line.raw, *finetune_format.prompt_and_completion(line.parsed))
+        prompt, completion = finetune_format.prompt_and_completion(line.parsed)
+        rejected = finetune_format.rejected_completion(line.parsed)
+        self.add_example(line.number, line.raw, prompt, completion, rejected)
 
-    def add_example(self, number: int, raw: bytes, prompt: str, completion: str) -> None:
+    def add_example(self, number: int, raw: bytes, prompt: str, completion: str, rejected: str | None = None) -> None:
+        """Add an example; with a rejected answer, the model reads the prompt twice."""
         self.examples += 1
         if len(self.preview) < _PREVIEW_EXAMPLES:
             shown = (prompt[:_EXAMPLE_PREVIEW_CHARS], completion[:_EXAMPLE_PREVIEW_CHARS])
             self.preview.append(ExamplePreview(number, *shown))
         self.digests.append(int.from_bytes(blake2b(raw.strip(), digest_size=8).digest(), "big"))
         self.line_numbers.append(number)
-        text = prompt + completion
-        if len(raw) > self.longest[0]:
-            self.longest = (len(raw), number, text)
-        if self.context is not None and len(text.encode()) > self.context:  # a token has at least one byte
-            count = self.count([text])
-            if count > self.context:
-                sentence = msg(
-                    "It has {count} tokens, but the model reads at most {context}. The end is cut off.",
-                    count=f"{count:,}",
-                    context=f"{self.context:,}",
-                )
-                self.add_problem(number, "error", "over_context", sentence, raw)
-            self.tokens += count
-        else:
-            self.waiting.append(text)
-            if len(self.waiting) == _COUNT_BATCH:
-                self.flush()
+        self.add_text(number, raw, prompt + completion)
+        if rejected is not None:
+            self.add_text(number, raw, prompt + rejected, is_rejected=True)
         if self.stop and self.stop in completion.removesuffix(self.stop):
             sentence = msg(
                 "Its completion contains the stop {stop} before its end, so the model learns to end there.",
                 stop=repr(self.stop),
             )
             self.add_problem(number, "warning", "stop_inside", sentence, raw)
+
+    def add_text(self, number: int, raw: bytes, text: str, *, is_rejected: bool = False) -> None:
+        """Count the tokens of a prompt with its answer, and report it if it does not fit the model."""
+        size = len(text.encode())
+        if size > self.longest[0]:
+            self.longest = (size, number, text)
+        if self.context is None or size <= self.context:  # a token has at least one byte
+            self.waiting.append(text)
+            if len(self.waiting) >= _COUNT_BATCH:
+                self.flush()
+            return
+        count = self.count([text])
+        self.tokens += count
+        if count > self.context:
+            figures = {"count": f"{count:,}", "context": f"{self.context:,}"}
+            whole = msg("It has {count} tokens, but the model reads at most {context}. The end is cut off.", **figures)
+            if is_rejected:
+                whole = msg(
+                    "With its rejected answer it has {count} tokens, but the model reads at most {context}.", **figures
+                )
+            self.add_problem(number, "error", "over_context", whole, raw)
 
     def count(self, texts: list[str]) -> int:
         counted = tokens.count(texts, self.model)

@@ -6,11 +6,12 @@ named. A person can change every value afterwards, in the form of the new job.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from core.engine import job_rules
+from core.engine.job_rules import TrainingMethod
 from core.finetuning.job_form import suffix_error
 from core.message import msg
 from core.providers.capabilities import Training
@@ -20,6 +21,7 @@ AUTO: Final = "auto"
 OPENAI_GUIDE: Final = "https://platform.openai.com/docs/api-reference/fine-tuning/create"
 AZURE_GUIDE: Final = "https://learn.microsoft.com/azure/foundry/openai/how-to/fine-tuning"
 TOGETHER_GUIDE: Final = "https://docs.together.ai/docs/fine-tuning/supported-models"
+DPO_PAPER: Final = "https://arxiv.org/abs/2305.18290"
 LORA_STUDY: Final = "https://thinkingmachines.ai/blog/lora/"
 _LARGEST_LORA_BATCH = 32  # "LoRA Without Regret": with larger batches, LoRA falls behind full fine-tuning
 _USUAL_EPOCHS = job_rules.automatic(None).n_epochs
@@ -64,11 +66,12 @@ class TranslatedSetting:
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """The settings of the new job, and sentences about what is not repeated."""
+    """The settings of the new job, and sentences about what is not repeated. `method`: its training method."""
 
     settings: tuple[TranslatedSetting, ...]
     suffix: str | None
     left_out: tuple[str, ...]
+    method: TrainingMethod = "supervised"
 
     @property
     def values(self) -> dict[str, Any]:
@@ -77,7 +80,13 @@ class Translation:
 
 
 def translate(
-    old: OldJob, trainer: Training, *, engine: bool, defaults: TrainingDefaults | None, rows: int
+    old: OldJob,
+    trainer: Training,
+    *,
+    engine: bool,
+    defaults: TrainingDefaults | None,
+    rows: int,
+    has_preferences: bool = False,
 ) -> Translation:
     """The settings with which a job on another trainer comes closest to the old one.
 
@@ -85,7 +94,9 @@ def translate(
         trainer: the API that the new job uses; engine: whether it is Fabula's engine.
         defaults: the engine's values for the new base model.
         rows: number of training rows.
+        has_preferences: whether the rows have the answers that were not preferred, which DPO needs.
     """
+    repeats_dpo = old.method == "dpo" and engine and has_preferences
     settings = [
         _epochs(old, trainer, engine, rows),
         _batch_size(old, trainer, engine, rows),
@@ -93,8 +104,12 @@ def translate(
     ]
     if engine:
         settings += _adapter(defaults)
+    if repeats_dpo:
+        settings.append(_beta(old))
     suffix, dropped = _suffix(old, trainer)
-    return Translation(tuple(settings), suffix, (*_method(old, engine), *dropped, *_without_counterpart(old)))
+    known = (*_KNOWN, "beta") if repeats_dpo else _KNOWN
+    left_out = (*([] if repeats_dpo else _method(old, engine)), *dropped, *_without_counterpart(old, known))
+    return Translation(tuple(settings), suffix, left_out, "dpo" if repeats_dpo else "supervised")
 
 
 def _epochs(old: OldJob, trainer: Training, engine: bool, rows: int) -> TranslatedSetting:
@@ -179,6 +194,17 @@ def _adapter(defaults: TrainingDefaults | None) -> list[TranslatedSetting]:
     ]
 
 
+def _beta(old: OldJob) -> TranslatedSetting:
+    was = old.hyperparameters.get("beta")
+    known = _real(was)
+    if known is None or known > job_rules.BETA[1]:
+        reason = msg("The old value is not known. 0.1 is the value of the paper, and TRL's default.")
+        return TranslatedSetting("beta", _shown(was), None, f"{job_rules.AUTO_BETA:g}", reason, DPO_PAPER)
+    return TranslatedSetting(
+        "beta", _shown(was), known, "", msg("The same loss, so the same meaning: kept."), DPO_PAPER
+    )
+
+
 def _suffix(old: OldJob, trainer: Training) -> tuple[str | None, list[str]]:
     if not old.suffix:
         return None, []
@@ -190,12 +216,19 @@ def _suffix(old: OldJob, trainer: Training) -> tuple[str | None, list[str]]:
 
 
 def _method(old: OldJob, engine: bool) -> list[str]:
+    if old.method == "dpo" and engine:
+        return [
+            msg(
+                "The old model was trained with preferences (DPO), but the data set has no rejected answers. This job "
+                "trains on the preferred ones, so the new model can differ. Compare both before you switch."
+            )
+        ]
     if old.method == "dpo":
         sentence = msg(
-            "The old model was trained with preferences (DPO). Fabula trains on the preferred answers only; the "
-            "rejected ones are not used, so the new model can differ. Compare both before you switch."
+            "The old model was trained with preferences (DPO). This job would train on the preferred answers only, so "
+            "the new model can differ. The engine can repeat DPO. Compare both before you switch."
         )
-        return [sentence, *([msg("The engine trains with DPO only through its API.")] if engine else [])]
+        return [sentence]
     if old.method == "supervised":
         return []
     return [
@@ -207,7 +240,7 @@ def _method(old: OldJob, engine: bool) -> list[str]:
     ]
 
 
-def _without_counterpart(old: OldJob) -> list[str]:
+def _without_counterpart(old: OldJob, known: Sequence[str]) -> list[str]:
     found = list[str]()
     if old.seed is not None:
         found.append(
@@ -216,7 +249,7 @@ def _without_counterpart(old: OldJob) -> list[str]:
                 seed=old.seed,
             )
         )
-    for name in sorted(set(old.hyperparameters) - set(_KNOWN)):
+    for name in sorted(set(old.hyperparameters) - set(known)):
         found.append(
             msg("{name} = {value} has no counterpart here.", name=name, value=_shown(old.hyperparameters[name]))
         )

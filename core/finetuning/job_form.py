@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from core import packaged_models
 from core.engine import job_rules, training_options
-from core.engine.job_rules import CONTEXT
+from core.engine.job_rules import CONTEXT, TrainingMethod
 from core.engine.number_checks import InvalidValue
 from core.engine.training_options import Schedule
 from core.errors import FabulaError
@@ -20,6 +20,7 @@ from core.providers import ModelInfo
 from core.providers.schemas import TrainingDefaults
 
 FileFormat = Literal["completion", "chat"]
+BETA, AUTO_BETA = job_rules.BETA, job_rules.AUTO_BETA
 N_EPOCHS, BATCH_SIZE = job_rules.N_EPOCHS, job_rules.BATCH_SIZE
 LEARNING_RATE_MULTIPLIER, SEED = job_rules.LEARNING_RATE_MULTIPLIER, job_rules.SEED
 MAX_SUFFIX_LENGTH = job_rules.MAX_SUFFIX_LENGTH
@@ -31,7 +32,7 @@ OPTIONS, ADAPTER_OPTIONS = training_options.NAMES, training_options.ADAPTER_NAME
 _MAX_NAME_LENGTH = 200
 MAX_PROJECT_LENGTH = 64
 MAX_MARKER_LENGTH = 50
-_HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier", *OPTIONS)
+_HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier", *OPTIONS, "beta")
 _MAX_VALIDATION_SHARE = 0.9  # some rows must be left to train on
 TRACKERS = ("wandb", "trackio")
 """Experiment trackers that a run can also be logged to; see `core.finetuning.trackers`."""
@@ -71,6 +72,8 @@ class JobForm:
         validation_share: without a version, the share (up to 0.9) of rows to hold out; this creates a version.
         estimated_usd, estimated_s: the estimate shown before submitting.
         trackers: trackers that the run is also logged to, from `TRACKERS`; project: its name there.
+        method: `dpo` learns which of two answers is preferred, from rows with a rejected answer.
+        beta: of DPO, how strongly the new model is held to the one it starts from.
     """
 
     dataset_id: str
@@ -96,6 +99,8 @@ class JobForm:
     warmup: float | None = None
     schedule: Schedule | None = None
     early_stopping: int | None = None
+    method: TrainingMethod = "supervised"
+    beta: float | None = None
 
     def validate(self) -> None:
         """Check for settings that every provider rejects.
@@ -137,6 +142,8 @@ class JobForm:
             raise FabulaError(
                 msg("The learning rate multiplier must be between 0.0001 and 100."), msg("Choose another, or use auto.")
             )
+        if self.beta is not None and (not self.beta or not _between(self.beta, BETA)):
+            raise FabulaError(msg("Beta must be above 0 and at most 2."), msg("0.1 is typical; or use auto."))
         if not _between(self.seed, SEED):
             raise FabulaError(msg("The seed must be between 0 and 2,147,483,647."), msg("Choose another, or use auto."))
 

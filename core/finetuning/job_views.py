@@ -36,6 +36,7 @@ class JobView:
     """One training job. None means unknown, or not known yet.
 
     Attributes:
+        method: supervised or dpo.
         status: preparing, submitting, then the provider's status; `job_explanation` explains it.
         request: a pending cancel, pause or resume.
         version_id: the version of the data set; None means all rows that were finished at the time.
@@ -100,6 +101,7 @@ class JobView:
     owner_id: str = ""
     sharing: str = "private"
     readers: tuple[str, ...] = ()
+    method: str = "supervised"
 
     @property
     def finished(self) -> bool:
@@ -239,8 +241,8 @@ def _view(job: TrainingJob, results_csv: str | None) -> JobView:
 def job_settings(job: JobView) -> Mapping[str, Any]:
     """The settings and results of a job, for JSON."""
     names = (
-        "id", "name", "provider", "base_model", "fine_tuned_model", "suffix", "hyperparameters", "seed", "file_format",
-        "separator", "stop", "dataset_id", "version_id", "validation_share", "parent_id", "n_examples",
+        "id", "name", "provider", "base_model", "fine_tuned_model", "suffix", "method", "hyperparameters", "seed",
+        "file_format", "separator", "stop", "dataset_id", "version_id", "validation_share", "parent_id", "n_examples",
         "trained_tokens", "cost_usd", "estimated_usd", "estimated_s", "status", "error", "remote_id", "created_at",
         "finished_at",
     )  # fmt: skip

@@ -98,6 +98,7 @@ def clone(store: Store, job_id: str) -> JobForm:
         base_model=job.base_model,
         suffix=job.suffix,
         seed=job.seed,
+        method="dpo" if job.method == "dpo" else "supervised",
         file_format="chat" if job.file_format == "chat" else "completion",
         separator=job.separator,
         stop=job.stop,
@@ -258,6 +259,7 @@ def _new_job(
         suffix=form.suffix,
         hyperparameters=form.hyperparameters,
         seed=form.seed,
+        method=form.method,
         file_format=form.file_format,
         separator=form.separator,
         stop=form.stop,
@@ -307,6 +309,7 @@ def _identical_job(session: Session, actor: Actor, form: JobForm) -> str | None:
         TrainingJob.base_model == form.base_model,
         TrainingJob.suffix == form.suffix,
         TrainingJob.seed == form.seed,
+        TrainingJob.method == form.method,
         TrainingJob.file_format == form.file_format,
         TrainingJob.version_id == form.version_id,
     )

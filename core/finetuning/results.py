@@ -31,11 +31,16 @@ COLUMNS = (
     "validation_loss",
     "validation_sequence_accuracy",
     "validation_token_accuracy",
+    "training_reward_accuracy",
+    "training_reward_margin",
+    "validation_reward_accuracy",
+    "validation_reward_margin",
 )
 """The columns of `Results.frame`. Columns missing in the file are all NaN."""
 
 _INTEGER_COLUMNS = frozenset({"step", "elapsed_tokens", "elapsed_examples"})
 _LOSSES = ["training_loss", "validation_loss"]
+_MARGINS = ["training_reward_margin", "validation_reward_margin"]  # may be negative
 _FAST_PATH_CHARS = 100_000  # above this, reading line by line is noticeably slow
 _MAX_COUNT = 2.0**53  # larger integers are not exact in a float
 _NA_VALUES = [spelled for text in sorted(PLACEHOLDERS) for spelled in {text, text.upper(), text.capitalize()}]
@@ -96,6 +101,11 @@ class Results:
     def steps(self) -> int:
         """The number of steps with values."""
         return len(self.frame)
+
+    @property
+    def has_rewards(self) -> bool:
+        """Whether it is the curve of preference training (DPO), which has rewards and no accuracy of tokens."""
+        return bool(self.frame["training_reward_margin"].notna().any())
 
     @property
     def trained_tokens(self) -> int | None:
@@ -261,7 +271,7 @@ def _frame(rows: list[dict[str, float]]) -> pd.DataFrame:
 def _drop_placeholders(frame: pd.DataFrame) -> pd.DataFrame:
     """Replace placeholders for "not measured" by NaN: `core.providers.metric_parser.metric` for whole columns."""
     losses = frame[_LOSSES]
-    counts = frame[[name for name in COLUMNS if name not in _LOSSES and name != "step"]]
+    counts = frame[[name for name in COLUMNS if name not in (*_LOSSES, *_MARGINS, "step")]]
     return frame.assign(**losses.where(losses != NOT_MEASURED), **counts.where(counts >= 0))
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.datasets import export
+from core.datasets.export import CountedPlan
 from core.db.store import Store
+from core.engine.job_rules import TrainingMethod
+from core.finetuning import preference_training
 from core.finetuning.job_form import FileFormat
 from core.pricing import tokens
 
+T = TypeVar("T")
 _CHUNK = 1_000  # rows counted at once
 
 
@@ -56,10 +61,12 @@ def measure(
     file_format: FileFormat,
     model: str,
     ask: Callable[[str], int] | None = None,
+    method: TrainingMethod = "supervised",
 ) -> RowLengths:
     """Count the training rows as `export.count_tokens` does, which the estimate of a new job uses.
 
     Args:
+        method: with `dpo`, each row counts with both of its answers.
         ask: counts with the model's own tokenizer; see `export.count_tokens`. All figures are scaled to its total.
 
     Raises:
@@ -67,23 +74,31 @@ def measure(
         NotFound: the data set or version does not exist.
     """
     selection = export.Selection(store, dataset_id, version_id)
-    plan = export.plan(selection, file_format)
+    if method == "dpo":
+        pairs_plan = preference_training.plan(selection, file_format, None, None)
+        return _measured(pairs_plan, selection.preferences(), model, ask, texts_per_row=2)
+    return _measured(export.plan(selection, file_format), selection.examples(), model, ask, texts_per_row=1)
+
+
+def _measured(
+    plan: CountedPlan[T], rows: Iterable[T], model: str, ask: Callable[[str], int] | None, *, texts_per_row: int
+) -> RowLengths:
     overhead = export.overhead_tokens(plan, model)
     of_rows, prompt_total = list[int](), 0
-    read = plan.pairs(selection.examples())
+    read = plan.pairs(rows)
     while pairs := tuple(islice(read, _CHUNK)):
         of_rows += tokens.lengths(["".join(pair) for pair in pairs], model)
         prompt_total += tokens.count([prompt for prompt, _completion in pairs], model).tokens
     n, exact, factor = len(of_rows), tokens.encoding_of(model) is not None, 1.0
     total = sum(of_rows) + n * overhead
     if ask is not None and total:
-        asked = export.count_tokens(plan, selection.examples(), model, ask)
+        asked = export.count_tokens(plan, rows, model, ask)
         total, exact, factor = asked.tokens, asked.exact, asked.tokens / total
     completion_total = sum(of_rows) - prompt_total
     return RowLengths(
         tokens=total,
         prompt_tokens=round(factor * (prompt_total / max(1, n) + overhead)),
         completion_tokens=round(factor * completion_total / max(1, n)),
-        of_rows=factor * (np.array(of_rows, dtype=np.float64) + overhead),
+        of_rows=factor * (np.array(of_rows, dtype=np.float64) + overhead).reshape(-1, texts_per_row).max(axis=1),
         exact=exact,
     )

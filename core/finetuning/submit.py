@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from core.datasets import datasets, export
+from core.datasets.export import Selection
 from core.db import rescue_files
 from core.db.store import Store
 from core.db.tables import TrainingJob
@@ -29,8 +30,9 @@ from core.errors import (
     Refused,
     StorageFull,
 )
-from core.finetuning import job_account
+from core.finetuning import job_account, preference_training
 from core.finetuning.job_context import JobContext, JobStopping
+from core.finetuning.job_form import FileFormat
 from core.finetuning.job_views import FINISHED, MAX_STATUS_LENGTH, JobView
 from core.message import msg, with_cause
 from core.providers import Client, JobRequest, Registry, RemoteJob, account
@@ -75,14 +77,27 @@ def write_training_file(store: Store, job: JobView, folder: Path) -> TrainingFil
         raise BadTrainingFile(
             msg("The data set has no finished rows to train on."), msg("Generate or load some first.")
         )
+    path, validation_path = folder / f"fabula-{job.id}.jsonl", folder / f"fabula-{job.id}-validation.jsonl"
+    if job.method == "dpo":
+        return _write_preferences(selection, job, path, validation_path)
     if job.file_format == "chat":
         plan = export.plan(selection, "chat")
     else:
         plan = export.plan(selection, separator=job.separator, stop=job.stop)
-    path, validation_path = folder / f"fabula-{job.id}.jsonl", folder / f"fabula-{job.id}-validation.jsonl"
     sha256, count = _write_lines(path, export.jsonl_lines(selection, plan))
     _sha256, n_validation = _write_lines(validation_path, export.jsonl_lines(selection, plan, "validation"))
     return TrainingFile(path, sha256, count, plan.separator, plan.stop, validation_path if n_validation else None)
+
+
+def _write_preferences(selection: Selection, job: JobView, path: Path, validation_path: Path) -> TrainingFile:
+    """`write_training_file` for DPO."""
+    file_format: FileFormat = "chat" if job.file_format == "chat" else "completion"
+    plan = preference_training.plan(selection, file_format, job.separator, job.stop)
+    sha256, count = _write_lines(path, export.preference_lines_of(selection, plan))
+    lines = export.preference_lines_of(selection, plan, "validation")
+    _sha256, n_validation = _write_lines(validation_path, lines)
+    marks = (plan.separator or None, plan.stop or None)
+    return TrainingFile(path, sha256, count, *marks, validation_path if n_validation else None)
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> tuple[str, int]:
@@ -193,6 +208,7 @@ def _post(context: JobContext, registry: Registry, client: Client) -> RemoteJob:
         suffix=job.suffix,
         seed=job.seed,
         integrations=_integrations(job, client.provider.capabilities),
+        method=job.method,
         **job.hyperparameters,
     )
     while True:

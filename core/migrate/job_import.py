@@ -56,6 +56,7 @@ def make(
         suffix=remote_objects.text(tune.raw.get("user_provided_suffix"), 64),
         hyperparameters=remote_objects.hyperparameters(tune.raw),
         seed=_seed(tune.raw.get("seed")),
+        method="dpo" if tune.method == "dpo" else "supervised",
         file_format="chat",
         file_sha256=None if training is None else training.sha256,
         file_bytes=None if training is None else training.stored_bytes,

@@ -203,6 +203,7 @@ class _Import:
                 split_column=mapping.split,
                 other_columns=mapping.others(columns),
                 separator=mapping.separator,
+                rejected_column=mapping.rejected,
                 private=True,
             )
             if system := column_mapping.shared_system(frame, mapping):

@@ -25,6 +25,7 @@ class Capabilities:
         batch_paths_have_version: whether the paths inside a batch file start with `/v1`.
         training: the provider whose API its files and fine-tuning jobs follow.
         trackers: trackers that its training jobs can log to.
+        methods: training methods of its jobs that Fabula can start, by the API's names.
         training_options: whether its jobs accept the hyperparameters of `core.engine.training_options`.
         seed: whether `seed` is sent when answers are compared.
         rejects: request parameters that none of its models accept; they are not sent.
@@ -47,6 +48,7 @@ class Capabilities:
     batches: bool | None = None
     batch_paths_have_version: bool = True
     training: Training = "openai"
+    methods: frozenset[str] = frozenset({"supervised"})
     trackers: frozenset[str] = frozenset()
     training_options: bool = False
     seed: bool = False
@@ -64,12 +66,14 @@ class Capabilities:
 
 
 _COMPATIBLE = Capabilities()
+_WITH_DPO = frozenset({"supervised", "dpo"})
 
 BY_KIND: Mapping[Kind, Capabilities] = {
     "engine": Capabilities(
         engine_api=True,
         billed=False,
         batches=True,
+        methods=_WITH_DPO,
         training_options=True,
         seed=True,
         default_temperature=1.0,  # `core.engine.serving.sampling`
@@ -78,6 +82,7 @@ BY_KIND: Mapping[Kind, Capabilities] = {
     ),
     "openai": Capabilities(
         batches=True,
+        methods=_WITH_DPO,
         trackers=frozenset({"wandb"}),
         seed=True,
         token_limit="max_completion_tokens",  # newer models accept only this name

@@ -23,7 +23,7 @@ from core.providers.schemas import JobRequest, Provider, RemoteCheckpoint, Remot
 INTENT = "fabula_intent"  # metadata key that links a remote job to its record in the ledger
 _HYPERPARAMETERS = (
     "n_epochs", "batch_size", "learning_rate_multiplier",
-    "lora_rank", "lora_alpha", "warmup", "schedule", "early_stopping",
+    "lora_rank", "lora_alpha", "warmup", "schedule", "early_stopping", "beta",
 )  # fmt: skip
 _PAGE = 100  # OpenAI's maximum page size
 NEWEST = 1000  # how many of the newest jobs are searched for a lost one; a lost job is noticed within minutes
@@ -68,7 +68,7 @@ class FineTuning(Connection):
         body: dict[str, Any] = {
             "model": request.model,
             "training_file": request.training_file,
-            "method": {"type": "supervised", "supervised": method_options},
+            "method": {"type": request.method, request.method: method_options},
             "metadata": {INTENT: intent_id},
         }
         for name in ("validation_file", "suffix", "seed"):
@@ -157,9 +157,9 @@ class FineTuning(Connection):
     def _job(self, job: FineTuningJob) -> RemoteJob:
         if not isinstance(job.id, str) or not isinstance(job.status, str):
             raise not_an_api_answer(self.provider)
-        supervised = job.method.supervised if job.method else None
+        used = (job.method.dpo or job.method.supervised) if job.method else None
         extra = _engine_fields(job)
-        parameters = (supervised.hyperparameters if supervised else None) or job.hyperparameters
+        parameters = (used.hyperparameters if used else None) or job.hyperparameters
         return RemoteJob(
             id=job.id,
             status=job.status,

@@ -214,6 +214,7 @@ class JobRequest:
     """A fine-tuning job to create. Hyperparameters that are None are chosen by the endpoint (`auto`).
 
     Attributes:
+        method: one of `Capabilities.methods`; beta: of DPO.
         lora_rank, lora_alpha, warmup, schedule, early_stopping: see `core.engine.training_options`; only endpoints with
             `Capabilities.training_options` accept them.
         integrations: (tracker, project) pairs that the endpoint itself logs to, if it supports that.
@@ -233,6 +234,8 @@ class JobRequest:
     schedule: str | None = None
     early_stopping: int | None = None
     integrations: tuple[tuple[str, str], ...] = ()
+    method: str = "supervised"
+    beta: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,6 +175,29 @@ def test_only_the_two_answers_of_a_line_are_trained() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
+        ({}, None),
+        ({"rejected": " Blue."}, "two answers are the same"),
+        ({"chosen": " "}, "One of its two answers is empty"),
+        ({"rejected": None}, 'There is no text under "rejected"'),
+        ({"prompt": 3}, 'There is no text under "prompt"'),
+        ({"completion": "Blue."}, "a key that fine-tuning does not accept"),
+    ],
+)
+def test_models_that_continue_a_text_read_the_lines_of_trl(changes: dict[str, Any], says: str | None) -> None:
+    line = json.dumps({"prompt": "A colour ->", "chosen": " Blue.", "rejected": " Red.", **changes}).encode()
+    if says is not None:
+        with pytest.raises(BadLine) as caught:
+            finetune_format.parse_line(line)
+        assert says in caught.value.sentence
+        return
+    example = finetune_format.parse_line(line)
+    assert finetune_format.format_of(example) == "text_preference"
+    assert finetune_format.prompt_and_completion(example) == ("A colour ->", " Blue.")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
         ({"non_preferred_output": _BLUE}, "two answers are the same"),
         ({"preferred_output": None}, 'Its "preferred_output" is not a list with one message'),
         ({"preferred_output": [*_BLUE, *_RED]}, 'Its "preferred_output" is not a list with one message'),

@@ -64,7 +64,7 @@ def test_what_the_engine_chooses_is_shown() -> None:
         (OldJob(suffix="é"), "openai", None, ["suffix"]),
         (OldJob(seed=7), "azure", None, ["seed 7"]),
         (OldJob(method="dpo", hyperparameters={"beta": 0.1}), "azure", None, ["DPO", "beta = 0.1"]),
-        (OldJob(method="dpo"), "engine", None, ["DPO", "DPO only through its API"]),
+        (OldJob(method="dpo"), "engine", None, ["no rejected answers"]),
         (OldJob(method="reinforcement"), "engine", None, ["“reinforcement”"]),
     ],
 )
@@ -75,3 +75,17 @@ def test_what_is_not_repeated_is_said(old: OldJob, trainer: str, suffix: str | N
     assert found.suffix == suffix
     assert len(found.left_out) == len(said)
     assert all(part in sentence for part, sentence in zip(said, found.left_out, strict=True))
+
+
+@pytest.mark.parametrize(("beta", "value", "automatic"), [(0.3, 0.3, ""), (AUTO, None, "0.1"), (9, None, "0.1")])
+def test_preference_training_is_repeated_on_the_engine(beta: object, value: float | None, automatic: str) -> None:
+    old = OldJob("dpo", {"beta": beta, "n_epochs": 2})
+    found = translate(old, "openai", engine=True, defaults=None, rows=40, has_preferences=True)
+    assert (found.method, found.left_out) == ("dpo", ())
+    assert (found.settings[-1].name, found.settings[-1].value, found.settings[-1].automatic) == (
+        "beta",
+        value,
+        automatic,
+    )
+    elsewhere = translate(old, "together", engine=False, defaults=None, rows=40, has_preferences=True)
+    assert elsewhere.method == "supervised" and "The engine can repeat DPO" in elsewhere.left_out[0]

@@ -132,9 +132,9 @@ _PLACEHOLDERS = [
 
 
 @pytest.mark.parametrize("cell", _PLACEHOLDERS)
-@pytest.mark.parametrize("column", COLUMNS[1:])
+@pytest.mark.parametrize("column", COLUMNS[1:10])  # -1 is a valid margin
 def test_a_placeholder_is_an_empty_cell_and_no_more(cell: str, column: str) -> None:
-    values = dict(zip(COLUMNS, ("3", "90", "7", "1.5", "0", "0.6", "1.7", "0.5", "0.55"), strict=True))
+    values = dict(zip(COLUMNS, ("3", "90", "7", "1.5", "0", "0.6", "1.7", "0.5", "0.55", *"0123"), strict=True))
     text = ",".join(COLUMNS) + "\n" + ",".join((values | {column: cell}).values()) + "\n"
     results = parse(text)
     assert (results.steps, results.skipped) == (1, 0)

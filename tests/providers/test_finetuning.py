@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -42,6 +43,16 @@ def test_a_job_is_one_post_that_carries_its_intent(server: FaultServer, client: 
         },
         "metadata": {"fabula_intent": "intent-1"},
     }
+
+
+def test_a_preference_job_names_its_method_and_beta(server: FaultServer, client: Client) -> None:
+    made = client.create_job(replace(REQUEST, method="dpo", beta=0.2), "intent-1")
+    body = server.requests[0].body
+    assert body is not None and body["method"] == {
+        "type": "dpo",
+        "dpo": {"hyperparameters": {"n_epochs": 2, "learning_rate_multiplier": 0.2, "beta": 0.2}},
+    }
+    assert made.status == "queued"
 
 
 @pytest.mark.parametrize(

@@ -136,9 +136,9 @@ class Jobs:
         checked = self._check(spec.training_file, "training_file")
         if spec.validation_file and self._check(spec.validation_file, "validation_file").format != checked.format:
             raise bad_value("validation_file", msg("The training file and the validation file have different formats."))
-        if (checked.format == "preference") != (spec.method == "dpo"):
+        if (checked.format in finetune_format.PREFERENCES) != (spec.method == "dpo"):
             raise bad_value("training_file", _wrong_method(spec.training_file, spec.method))
-        if checked.format != "completion" and chat.format_for(base.card) is None:
+        if checked.format not in finetune_format.TEXTS and chat.format_for(base.card) is None:
             raise bad_value(
                 "training_file", msg("{name} has no chat format here; use prompt and completion.", name=base.name)
             )
@@ -147,7 +147,7 @@ class Jobs:
                 "lora_rank",
                 msg("Training continues with the adapter of {model}, which keeps its rank and alpha.", model=start.id),
             )
-        answers: Format = "completion" if checked.format == "completion" else "chat"
+        answers: Format = "completion" if checked.format in finetune_format.TEXTS else "chat"
         needs_both = start.adapter is not None and start.format != answers
         multiplier = spec.learning_rate_multiplier
         auto = job_rules.automatic(checked.examples)

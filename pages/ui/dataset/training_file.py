@@ -17,8 +17,9 @@ from core.datasets.datasets import DatasetSummary
 from core.datasets.importers import table_reader
 from core.datasets.versions import Version
 from core.errors import FabulaError
+from core.finetuning import preference_training
 from core.finetuning.job_cost import JobEstimate
-from core.finetuning.job_form import MAX_MARKER_LENGTH, FileFormat
+from core.finetuning.job_form import MAX_MARKER_LENGTH, FileFormat, TrainingMethod
 from core.generation import run_progress
 from core.pricing import tokens
 from core.pricing.tokens import TokenCount
@@ -168,11 +169,14 @@ def _keep_system_text(key: str, dataset_id: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TrainingFormat:
-    """How a data set is written for training: format, end of prompts, end of completions (None means as proposed)."""
+    """How a data set is written for training: format, end of prompts, end of completions (None means as proposed), and
+    the training method.
+    """
 
     separator: str | None = None
     stop: str | None = None
     file_format: FileFormat = "completion"
+    method: TrainingMethod = "supervised"
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,8 +243,11 @@ def _tokens_of(
     tokenizer_client = cache.quick(provider) if own_tokenizer else None
 
     def count(row_seen: Callable[[], None]) -> tokens.TokenCount:
-        plan = export.plan(chosen, marks.file_format, separator=marks.separator, stop=marks.stop)
         ask = None if tokenizer_client is None else partial(tokenizer_client.count_tokens, model)
+        if marks.method == "dpo":  # the model reads each prompt with both answers
+            pairs = preference_training.plan(chosen, marks.file_format, marks.separator, marks.stop)
+            return export.count_tokens(pairs, export.ProgressExamples(chosen.preferences(), row_seen), model, ask)
+        plan = export.plan(chosen, marks.file_format, separator=marks.separator, stop=marks.stop)
         return export.count_tokens(plan, export.ProgressExamples(chosen.examples(), row_seen), model, ask)
 
     return BackgroundTask(count, rows, asks=own_tokenizer, provisional=lambda counted: counted.unanswered)

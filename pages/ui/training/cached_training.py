@@ -260,14 +260,20 @@ def observations(source: CurveSource, points: tuple[CheckpointView, ...] = ()) -
     return curve_analysis.observations(source.results, points, source.examples)
 
 
-_Which = Literal["loss", "accuracy"]
+CurveName = Literal["loss", "accuracy", "rewards/margins", "rewards/accuracies"]
+"""The charts of a curve; rewards have the names that TRL gives them."""
+_DRAWINGS: Mapping[CurveName, Callable[..., Spec]] = {
+    "loss": training_curve.loss_chart,
+    "accuracy": training_curve.accuracy_chart,
+    "rewards/margins": training_curve.reward_margin_chart,
+    "rewards/accuracies": training_curve.reward_accuracy_chart,
+}
 
 
 @shared(max_entries=64, key=lambda which, source, view, labels: (which, source.key, source.marks, view, labels))
-def curve_chart(which: _Which, source: CurveSource, view: CurveView, labels: CurveLabels) -> RenderedChart:
+def curve_chart(which: CurveName, source: CurveSource, view: CurveView, labels: CurveLabels) -> RenderedChart:
     """A curve's chart, built once for all visitors with the same view."""
-    draw = training_curve.loss_chart if which == "loss" else training_curve.accuracy_chart
-    return RenderedChart.of(draw(source.frame, view, labels, source.marks))
+    return RenderedChart.of(_DRAWINGS[which](source.frame, view, labels, source.marks))
 
 
 @shared(max_entries=32, key=lambda key, draw: repr(key))
@@ -348,7 +354,7 @@ def _rough_speed() -> float:
 
 def _file_key(form: JobForm, rows: int, context: int | None) -> tuple[object, ...]:
     """A key that distinguishes training files, except for the state of their rows."""
-    marks = (form.file_format, form.separator, form.stop)
+    marks = (form.method, form.file_format, form.separator, form.stop)
     return form.dataset_id, form.version_id, marks, form.provider, form.base_model, context
 
 

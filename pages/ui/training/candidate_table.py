@@ -43,6 +43,7 @@ _SETTINGS = {
     "learning_rate_multiplier": mark("Learning rate multiplier"),
     "lora_rank": mark("LoRA rank"),
     "lora_alpha": mark("LoRA alpha"),
+    "beta": mark("Beta"),
 }
 
 

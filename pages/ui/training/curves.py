@@ -12,13 +12,15 @@ from core.charts.training_curve import CurveLabels, CurveSource, Figures
 from core.charts.vega_lite import Axis, CurveView, RenderedChart
 from core.finetuning.checkpoints import CheckpointView
 from core.finetuning.curve_analysis import Observation
-from core.finetuning.results import Figure, Results, smoothing_weight
+from core.finetuning.results import Figure, Results, figure, smoothing_weight
 from pages.ui import state
 from pages.ui.components import views
 from pages.ui.i18n import _, as_markdown, mark, n_, number, percent, plain
 from pages.ui.training import cached_training, job_labels
+from pages.ui.training.cached_training import CurveName
 
 _BOTH: tuple[Literal["loss", "accuracy"], ...] = ("loss", "accuracy")
+_OF_DPO: tuple[CurveName, ...] = ("loss", "rewards/margins", "rewards/accuracies")
 _LEAST_CHANGE = 0.0005  # three digits are shown
 _AXES: Mapping[Axis, str] = {
     "step": mark("Step"),
@@ -48,7 +50,10 @@ def show(
         yet = _("No step has been measured yet; the curve starts with the first one.")
         st.caption(plain(missing) if missing else yet)
         return None
-    figures(source.figures)
+    if results.has_rewards:
+        _reward_figures(results, source.figures)
+    else:
+        figures(source.figures)
     view = view_of(key, source.axes, results.steps)
     if points:
         words = _("checkpoint at step {step}")
@@ -86,8 +91,10 @@ def for_file(source: CurveSource) -> dict[str, RenderedChart]:
         return {}
     view = CurveView(smoothing=smoothing_weight(source.results.steps))
     return {
-        which: cached_training.curve_chart(which, source, view, _labels(which, view.axis, source.figures))
-        for which in _BOTH
+        which.replace("/", "_"): cached_training.curve_chart(
+            which, source, view, _labels(which, view.axis, source.figures)
+        )
+        for which in _charts_of(source)
     }
 
 
@@ -150,7 +157,8 @@ def observations(observations: Sequence[Observation]) -> None:
 
 def _pair(source: CurveSource, key: str, view: CurveView, *, clickable: bool) -> int | None:
     found: int | None = None
-    for which, place in zip(_BOTH, st.columns(2), strict=True):
+    charts = _charts_of(source)
+    for which, place in zip(charts, st.columns(len(charts)), strict=True):
         words = _labels(which, view.axis, source.figures)
         chart = cached_training.curve_chart(which, source, view, words)
         name = f"{key}_{which}_chart"
@@ -164,6 +172,32 @@ def _pair(source: CurveSource, key: str, view: CurveView, *, clickable: bool) ->
             )  # fmt: skip
         found = found if found is not None else _clicked(event)
     return found
+
+
+def _charts_of(source: CurveSource) -> tuple[CurveName, ...]:
+    return _OF_DPO if source.results.has_rewards else _BOTH
+
+
+def _reward_figures(results: Results, one: Figures) -> None:
+    """Render the curve of preference training in numbers."""
+    measured = {name: figure(results, f"training_reward_{name}") for name in ("margin", "accuracy")}
+    kept = {name: figure(results, f"validation_reward_{name}") for name in ("margin", "accuracy")}
+    with st.grid(5, min_column_width=150):
+        views.metric(_("Steps"), number(one.steps))
+        loss = job_labels.named(_("Training loss"), one.loss)
+        views.metric(loss, number(_value(one.loss), 3), _change(one), delta_color="inverse")
+        for name, title in (("accuracy", "rewards/accuracies"), ("margin", "rewards/margins")):
+            for found in (measured[name], kept[name]):
+                if found is not None:
+                    value = percent(found.value) if name == "accuracy" else number(found.value, 3)
+                    views.metric(job_labels.named(title, found), value)
+        views.metric(_("Tokens trained on"), number(one.tokens))
+    st.caption(
+        _(
+            "rewards/accuracies: share of pairs in which the preferred answer gained more probability than the other "
+            "one. rewards/margins: how much more, times beta; 0 at the start."
+        )
+    )
 
 
 def _clicked(event: Any) -> int | None:
@@ -189,6 +223,8 @@ def _labels(which: str, axis: Axis, one: Figures) -> CurveLabels:
         description = _("Training loss from {first} to {last}").format(
             first=number(one.first_loss, 3), last=number(_value(one.loss), 3)
         )
+    elif which.startswith("rewards/"):
+        value = description = which
     else:
         value = _("Token accuracy")
         description = _("Token accuracy from {first} to {last}").format(

@@ -45,6 +45,11 @@ def show(job: JobView) -> None:
                 _("Write a story with it"), icon=":material/auto_stories:", type="primary", key="training_try"
             ):
                 write_with(job, job.fine_tuned_model)
+            if job.method == "dpo" and st.button(
+                _("Compare and vote"), icon=":material/how_to_vote:", key="training_compare",
+                help=_("Write with this model, the one it started from and its base, with hidden names."),
+            ):  # fmt: skip
+                _compare(job, job.fine_tuned_model)
             further = st.button(
                 _("Train it further"), icon=":material/forward:", key="training_further",
                 on_click=job_dialog.further, args=(job, job.fine_tuned_model),
@@ -67,6 +72,15 @@ def write_with(job: JobView, model: str) -> None:
     state.set_value("story_model", f"{job.provider}/{model}")
     state.set_value("story_part", "write")
     st.switch_page("story.py")
+
+
+def _compare(job: JobView, model: str) -> None:
+    """Open the story page with the new model, the one it started from, and that one's base, blind."""
+    names = dict.fromkeys(name for name in (job.base_model, tuned_base(job.base_model)) if name)
+    state.set_value("story_compare", True)
+    state.set_value("story_blind", True)
+    state.set_value("story_others", [f"{job.provider}/{name}" for name in names])
+    write_with(job, model)
 
 
 def _requests(job: JobView) -> None:

@@ -20,7 +20,7 @@ from pages.ui.components import cards, models
 from pages.ui.dataset import dataset_picker, importing, quality_report, training_file
 from pages.ui.dataset.training_file import TrainingFormat
 from pages.ui.i18n import _, about, as_markdown, localized, mark, n_, number
-from pages.ui.training import cached_training, job_estimate, job_form
+from pages.ui.training import cached_training, job_estimate, job_form, preference_form
 from pages.ui.training.job_form import JobDraft
 
 _LEVELS = {"error": mark("error"), "warning": mark("warning")}
@@ -37,6 +37,7 @@ def show() -> bool:
         version = dataset_picker.pick_version("training", chosen) if chosen is not None else None
         if chosen is not None and version is None:
             _share(chosen)
+        method = preference_form.choose(chosen, version) if chosen is not None else "supervised"
     with right:
         base = job_form.pick_base()
         if base is None:
@@ -48,6 +49,12 @@ def show() -> bool:
     with cards.show_errors():
         _quality(chosen)
     st.markdown(_("**Checks and changes**"))
+    if method == "dpo":
+        marks = preference_form.marks(base)
+        job_form.keep(marks)
+        rows = training_file.rows_of(chosen, version)
+        usable = base is not None and preference_form.show(chosen, version, rows, marks, base)
+        return usable and _checked(job_form.draft())
     only = required_format(base.provider, base.id) if base is not None else None
     marks = training_file.marks("training", chosen, version, only)
     job_form.keep(marks)

@@ -90,10 +90,12 @@ def _requested_settings(job: JobView) -> dict[str, str]:
         _("Data set"): plain(names.get(job.dataset_id or "", _("no longer exists"))),
         _("Rows"): number(job.n_examples),
         _("Kept for validation"): share,
+        _("Method"): _(job_labels.METHODS.get(job.method, job.method)),
         _("Format of the file"): plain(job.file_format),
         _("Separator"): _("none") if job.separator is None else code(repr(job.separator)),
         _("Stop"): _("none") if job.stop is None else code(repr(job.stop)),
         **{_(title): hyperparameter(job, name) for name, title in HYPERPARAMETERS.items()},
+        **({_("Beta"): hyperparameter(job, "beta")} if job.method == "dpo" else {}),
         **{_(title): hyperparameter(job, name) for name, title in _options(job).items()},
         _("Seed"): _("automatic") if job.seed is None else number(job.seed),
         _("Suffix"): plain(job.suffix or "–"),
@@ -232,6 +234,7 @@ def _chain(chain: tuple[JobView, ...]) -> None:
             also = unknown if cost.unknown else None
             views.metric(_("Total cost"), usd(cost.known_usd), also, delta_color="off", delta_arrow="off")
         views.metric(_("Total training time"), duration(cost.seconds))
-    source = cached_training.chain_source(chain)
+    same = [number for number, job in enumerate(chain) if job.method != chain[-1].method]  # losses of methods differ
+    source = cached_training.chain_source(chain[same[-1] + 1 if same else 0 :])
     if source.results.steps:
         curves.charts_only(source, "training_chain")

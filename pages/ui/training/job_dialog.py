@@ -176,7 +176,10 @@ def _submit_label(draft: JobDraft, found: JobRequirements) -> str:
 
 
 def _summary(draft: JobDraft) -> str:
-    words = _("**{model}** ({provider}) trains on **{rows}** of **{dataset}**").format(
+    template = _("**{model}** ({provider}) trains on **{rows}** of **{dataset}**")
+    if draft.marks.method == "dpo":
+        template = _("**{model}** ({provider}) learns from votes (DPO): **{rows}** of **{dataset}**")
+    words = template.format(
         model=plain(models.short_name(draft.base.id)),
         provider=plain(models.provider_name(draft.base.provider)),
         rows=n_("{n} row", "{n} rows", draft.rows),
@@ -197,6 +200,7 @@ def _choices(form: JobForm) -> list[str]:
         _("epochs: {n}").format(n=form.n_epochs or automatic),
         _("batch size: {n}").format(n=form.batch_size or automatic),
         _("learning rate multiplier: {n}").format(n=form.learning_rate_multiplier or automatic),
+        *([_("beta: {n}").format(n=form.beta or automatic)] if form.method == "dpo" else []),
         _("seed: {n}").format(n=automatic if form.seed is None else form.seed),
     ]
 

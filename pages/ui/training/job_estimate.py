@@ -28,7 +28,7 @@ from pages.ui.components.fields import text_field
 from pages.ui.components.money import local_amount
 from pages.ui.dataset import training_file
 from pages.ui.i18n import _, about, as_markdown, duration, n_, number, usd
-from pages.ui.training import auto_fields, cached_training, job_form, job_labels, job_options
+from pages.ui.training import auto_fields, cached_training, job_form, job_labels, job_options, preference_form
 from pages.ui.training.job_form import JobDraft
 
 _USUAL_RATE = 1.0
@@ -161,12 +161,13 @@ def _numbers(draft: JobDraft) -> bool:
     auto_fields.whole(_("Batch size"), "training_batch", 4, *BATCH_SIZE)
     rate = auto_fields.real(_("Learning rate multiplier"), "training_rate", _USUAL_RATE, *job_form.RATES)
     st.caption(as_markdown(learning_rate_advice(draft.rows, draft.base.is_tuned, draft.base.provider)))
+    beta_fits = draft.marks.method != "dpo" or preference_form.beta_field()
     options_fit = job_options.show(draft.base, has_validation=draft.has_validation)
     with st.container(horizontal=True, vertical_alignment="center"):
         with st.popover(_("More"), icon=":material/tune:"):
             auto_fields.whole(_("Seed"), "training_seed", 0, *SEED)
         _trackers(draft.base.provider)
-    return suffix_fits and options_fit and rate.problem is None
+    return suffix_fits and options_fit and beta_fits and rate.problem is None
 
 
 def _suffix() -> bool:

@@ -21,7 +21,7 @@ from pages.ui.dataset import dataset_picker, training_file
 from pages.ui.dataset.training_file import TrainingFormat
 from pages.ui.i18n import _
 from pages.ui.sign_in import current_actor
-from pages.ui.training import auto_fields, job_options
+from pages.ui.training import auto_fields, job_options, preference_form
 
 DATASET = "training_dataset"
 BASE = "training_base"
@@ -29,15 +29,17 @@ PROJECT_KEY = "training_tracker_project"
 _MARKS = "training_marks"  # as set in step one
 _WANTED = "training_base_wanted"  # a model that is not in the list, such as a checkpoint
 _PROBLEM = "training_problem"
-_RATE = "training_rate"
+_RATE, _BETA = "training_rate", "training_beta"
 SUFFIX = "training_suffix"
 RATES = (Decimal(str(LEARNING_RATE_MULTIPLIER[0])), Decimal(str(LEARNING_RATE_MULTIPLIER[1])))
 """The learning rate multipliers that can be typed."""
+_DECIMALS = {_RATE: RATES, _BETA: preference_form.BETAS}
 _NUMBERS = {  # without those of `job_options`
     "training_epochs": "n_epochs",
     "training_batch": "batch_size",
     _RATE: "learning_rate_multiplier",
     "training_seed": "seed",
+    _BETA: "beta",
 }
 
 
@@ -170,6 +172,8 @@ def form(draft: JobDraft) -> JobForm:
         batch_size=_as_int(numbers["batch_size"]),
         learning_rate_multiplier=numbers["learning_rate_multiplier"],
         seed=_as_int(numbers["seed"]),
+        method=draft.marks.method,
+        beta=numbers["beta"] if draft.marks.method == "dpo" else None,
         file_format=draft.marks.file_format,
         separator=draft.marks.separator,
         stop=draft.marks.stop,
@@ -197,7 +201,8 @@ def fill(form: JobForm) -> None:
     state.set_value(share_key(form.dataset_id), round((form.validation_share or 0) * 100))
     state.set_value(SUFFIX, form.suffix or "")
     for key, name in _NUMBERS.items():
-        auto_fields.put(key, getattr(form, name), decimal=key == _RATE)
+        auto_fields.put(key, getattr(form, name), decimal=key in _DECIMALS)
+    preference_form.put(form)
     job_options.fill(form)
     for name in TRACKERS:
         state.set_value(f"training_tracker_{name}", name in form.trackers)
@@ -242,7 +247,7 @@ def _number(key: str) -> float | None:
     if auto_fields.is_automatic(key):
         return None
     try:
-        value = fields.read_decimal(key, *RATES) if key == _RATE else state.get(key)
+        value = fields.read_decimal(key, *_DECIMALS[key]) if key in _DECIMALS else state.get(key)
     except FabulaError:  # the second step does not continue while its text is invalid
         return None
     return None if value is None else float(value)

@@ -30,6 +30,7 @@ DEFINITIONS: dict[Definition, str] = {
     "last_step": mark("last step"),
     "held_out": mark("held-out"),
 }
+METHODS = {"supervised": mark("Answers (supervised)"), "dpo": mark("Votes (DPO)")}
 TRACKERS = {"wandb": "Weights & Biases", "trackio": "Trackio"}
 OPTIONS = {
     "lora_rank": mark("LoRA rank"),
