@@ -6,12 +6,14 @@ import pytest
 
 from core.actor import LOCAL
 from core.db.store import Store
+from core.evaluation import preference_data
 from core.finetuning import job_views
-from core.stories import arena
+from core.stories import arena, vote_pairs
 from pages.ui import cache
 from tests.support.app_pages import click, next_step, visit, words
 from tests.support.fault_server import FaultServer
 from tests.support.ledger_rows import put_job, put_story
+from tests.support.waiting import until
 
 _CURVE = (
     "step,elapsed_tokens,elapsed_examples,training_loss,training_reward_accuracy,training_reward_margin\n"
@@ -32,12 +34,14 @@ def votes(store: Store, engine_server: FaultServer) -> None:
 
 
 def test_votes_become_a_job_that_learns_which_answer_is_preferred(store: Store) -> None:
-    at = visit("story", story_part="votes")
-    assert "Not used: 1 vote for none of the stories." in words(at)
-    at = click(at, "story_pairs_train")
-    at = visit("training", **{key: at.session_state[key] for key in at.session_state if "training" in str(key)})
+    text = words(visit("story", story_part="votes"))
+    assert "3 pairs for preference training" in text and "Not used: 1 vote for none of the stories." in text
+    made = preference_data.save(store, LOCAL, "votes", vote_pairs.from_votes(store).pairs)
+    chosen = {"training_dataset": made.dataset_id, f"training_version_{made.dataset_id}": made.version_id}
+    at = visit("training", training_part="new", **chosen)
+    until(lambda: "3 pairs of answers to learn from" in words(at) or not at.run(), "the pairs")
     text = words(at)
-    assert "3 pairs of answers to learn from" in text and "which of two answers people prefer" in text
+    assert "which of two answers people prefer" in text
     assert '"non_preferred_output"' in text or '"rejected"' in text
     at = next_step(at)
     at.toggle(key="training_beta_auto").set_value(False).run()
