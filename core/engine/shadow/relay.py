@@ -138,10 +138,10 @@ class Relay:
             sent = not isinstance(
                 exc, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.LocalProtocolError | OSError
             )
-            error = _reason(call, exc)
-            self._end(call, "unknown" if sent else "failed", error=error)
+            reason = _reason(call, exc)
+            self._end(call, "unknown" if sent else "failed", error=reason)
             await call.close()
-            failure = _cannot_reach(shadow, error)
+            failure = _cannot_reach(shadow, reason)
             return JSONResponse(failure.body(), failure.status)
 
     async def _answer(self, call: _Call, raw: bytes, request: Request) -> Response | None:
