@@ -99,7 +99,7 @@ def _settings() -> None:
             )
         )
     st.checkbox(_("If the old model stops, answer with the new one"), key=_FALLBACK)
-    number_field(_("Keep messages and answers (days)"), _DAYS, 1, _MOST_DAYS, _USUAL_DAYS, width=220)
+    number_field(_("Keep messages and answers (days)"), _DAYS, 1, _MOST_DAYS, _USUAL_DAYS, width=280)
 
 
 def _entered() -> dict[str, int | float | bool | None]:

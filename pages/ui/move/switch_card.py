@@ -39,6 +39,7 @@ def show(tune: Tune, provider: str) -> None:
             chosen = _choice(tune, now)
         with cards.show_errors():  # also while the engine does not respond: it may be relaying
             shadow_card.show(tune.model, chosen, provider, None if now is None else now.expected)
+        with cards.show_errors():  # also if the old model's provider was removed
             _code(tune.model)
 
 
