@@ -56,6 +56,7 @@ _NOBODYS = frozenset(
         "core.datasets.datasets.from_frame",
         "core.datasets.datasets.load_sample",
         "core.datasets.datasets.new_dataset",
+        "core.evaluation.preference_data.save",  # a new data set, of answers that the caller shows
         "core.finetuning.examples.newest_job",  # of this person
         "core.generation.speed_measurement.measure",  # of a base model
         "core.migrate.accounts.connect",  # of the whole team, by admins
