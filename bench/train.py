@@ -166,7 +166,8 @@ def _short_rows(folder: Path, *, packs: bool) -> dict[str, Any]:
     ]
     tunable = replace(model.load(folder / "weights", device.choose("auto", 0, print), RANK, ALPHA), packs=packs)
     tunable.initialise(SEED)
-    objective, losses = Supervised(tunable), []
+    objective = Supervised(tunable)
+    losses: list[float] = []
     started = time.perf_counter()
     for at in range(-SHORT_BATCH, N_SHORT, SHORT_BATCH):
         if at == 0:  # the first pass reads the weights from disk

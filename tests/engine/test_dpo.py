@@ -167,6 +167,8 @@ def test_only_the_two_answers_of_a_line_are_trained() -> None:
     earlier = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}, *_ASKED["messages"]]
     example = finetune_format.parse_line(_line(input={"messages": earlier, "parallel_tool_calls": True}))
     assert isinstance(example, finetune_format.Preference)
+    assert isinstance(example.preferred, finetune_format.Conversation)
+    assert isinstance(example.rejected, finetune_format.Conversation)
     assert [message.trained for message in example.rejected.messages if message.role == "assistant"] == [False, True]
     assert [one.messages[-1].text for one in (example.preferred, example.rejected)] == ["Blue.", "Red."]
     assert finetune_format.format_of(example) == "preference"

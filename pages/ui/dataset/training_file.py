@@ -16,10 +16,11 @@ from core.datasets import datasets, export, jsonl, prompt_datasets, versions
 from core.datasets.datasets import DatasetSummary
 from core.datasets.importers import table_reader
 from core.datasets.versions import Version
+from core.engine.job_rules import TrainingMethod
 from core.errors import FabulaError
 from core.finetuning import preference_training
 from core.finetuning.job_cost import JobEstimate
-from core.finetuning.job_form import MAX_MARKER_LENGTH, FileFormat, TrainingMethod
+from core.finetuning.job_form import MAX_MARKER_LENGTH, FileFormat
 from core.generation import run_progress
 from core.pricing import tokens
 from core.pricing.tokens import TokenCount
