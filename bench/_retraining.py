@@ -31,8 +31,9 @@ T = TypeVar("T")
 _ROOT = Path(__file__).parents[1]
 _BASE = "tiny"
 _BATCH_SIZE = 32  # about six steps for 200 rows
-_MAX_ROWS = 50  # to compare
-_LONGEST_S = 3_600.0
+_MAX_ROWS = 12  # to compare: enough to show that both models answer
+_LONGEST_S = 7_200.0
+_SAY_EVERY_S = 60.0  # how often progress is printed
 _LOOK_S = 0.5
 
 
@@ -59,10 +60,11 @@ def retrain(store: Store, home: Path, provider: str, ready: Sequence[Tune], envi
     models = {"FABULA_ENGINE_MODELS": f"{_BASE}={base}", "FABULA_TRAINER_PRIORITY": "normal"}
     with served(_ROOT / "app.py", **{**environ, **models}):
         job_ids = [jobs.submit(store, LOCAL, _form(store, tune)) for tune in ready]
-        ended = _all_of(lambda: [job_views.get(store, one) for one in job_ids], lambda job: job.finished)
+        ended = _all_of("trained", lambda: [job_views.get(store, one) for one in job_ids], lambda job: job.finished)
         made = [(tune, job) for tune, job in zip(ready, ended, strict=True) if job.fine_tuned_model]
         pairs = [_start(store, provider, tune, job) for tune, job in made]
-        _all_of(lambda: [evaluations.get(store, one) for pair in pairs for one in pair], lambda one: not one.active)
+        asked = [one for pair in pairs for one in pair]
+        _all_of("evaluated", lambda: [evaluations.get(store, one) for one in asked], lambda one: not one.active)
     verdicts = [
         from_evaluations.compare_evaluations(store, old, new).verdict for old, new in pairs if _done(store, old, new)
     ]
@@ -102,17 +104,22 @@ def _done(store: Store, *ids: str) -> bool:
     return all(evaluations.get(store, one).state == "done" for one in ids)
 
 
-def _all_of(look: Callable[[], list[T]], is_over: Callable[[T], bool]) -> list[T]:
-    """Wait until everything is over, and return it.
+def _all_of(what: str, look: Callable[[], list[T]], is_over: Callable[[T], bool]) -> list[T]:
+    """Wait until everything is over, and return it. Progress is printed.
 
     Raises:
-        RuntimeError: it takes more than an hour.
+        RuntimeError: it takes more than two hours.
     """
-    deadline = time.monotonic() + _LONGEST_S
+    started = said = time.monotonic()
+    deadline = started + _LONGEST_S
     found = look()
     while missing := sum(not is_over(one) for one in found):
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"{missing} of {len(found)} are not over after an hour")
+        now = time.monotonic()
+        if now > deadline:
+            raise RuntimeError(f"{missing} of {len(found)} are not {what} after two hours")
+        if now - said >= _SAY_EVERY_S:
+            said = now
+            print(f"{what}: {len(found) - missing} of {len(found)} after {(now - started) / 60:.0f} min", flush=True)
         time.sleep(_LOOK_S)
         found = look()
     return found

@@ -2,7 +2,8 @@
 
 Each client runs in an environment of its own (`.venv-clients`; made on first use, `--newest` makes it again) and calls
 one engine, one client after the other. The programs are in `bench/conformance_clients`. `--write-docs` puts the latest
-result of each client into docs/engine.md. The last line printed is JSON.
+result of each client into docs/engine.md. `--snippets` executes the code that the page Move shows for each SDK instead.
+The last line printed is JSON.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import _smoke
+from bench import _smoke, _snippets
 from bench._conformance_engine import conformance_engine
 from bench._conformance_table import (
     ClientResult,
@@ -35,6 +36,7 @@ from bench._conformance_table import (
     stored,
 )
 from bench._engine import RunningEngine
+from bench.conformance_clients._methods import CHAT
 from core import packaged_models
 from tests.support.client_environment import NoClient, forget, node_with, python_with
 
@@ -68,9 +70,7 @@ CLIENTS = (
     Client("OpenAI Node SDK", "openai_node.mjs", _OPENAI_NODE),
     Client("LiteLLM", "litellm_client.py", ("litellm",)),
     Client("langchain-openai", "langchain_client.py", ("langchain-openai",)),
-    Client(
-        "LlamaIndex", "llama_index_client.py", ("llama-index-llms-openai-like", "llama-index-embeddings-openai-like")
-    ),
+    Client("LlamaIndex", "llama_index_client.py", _LLAMA_INDEX),
     Client("Instructor", "instructor_client.py", ("instructor",)),
     Client("Pydantic AI", "pydantic_ai_client.py", ("pydantic-ai-slim[openai]",)),
     Client("Vercel AI SDK", "vercel_ai.mjs", _VERCEL),
@@ -79,6 +79,16 @@ CLIENTS = (
     Client("W&B sync", "wandb_client.py", ("wandb", "openai", "numpy", "pandas")),
     Client("curl", "curl_client.py"),
 )
+# The SDKs of the page Move, with the packages that their code needs.
+SNIPPET_PACKAGES = {
+    "OpenAI Python": ("openai",),
+    "OpenAI Node": _OPENAI_NODE,
+    "curl": (),
+    "LangChain": ("langchain-openai",),
+    "LlamaIndex": _LLAMA_INDEX,
+    "Vercel AI SDK": _VERCEL,
+    "LiteLLM": ("litellm",),
+}
 
 
 def main() -> None:
@@ -87,6 +97,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the engine does not keep running
     chosen = [client for client in CLIENTS if not options.clients or client.name in options.clients]
     results: list[ClientResult] = []
+    if options.snippets:
+        with tempfile.TemporaryDirectory() as folder, conformance_engine(Path(folder), options.model) as engine:
+            print(json.dumps(_snippets.run_all(engine, CHAT, SNIPPET_PACKAGES)))
+        return
     with tempfile.TemporaryDirectory() as folder, conformance_engine(Path(folder), options.model) as engine:
         for client in chosen:
             if options.newest:
@@ -169,6 +183,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="*", default=[], help="only these methods; the others keep their results")
     parser.add_argument("--model", default=packaged_models.BASE, help="chat model; tiny-gemma: a fast random one")
     parser.add_argument("--newest", action="store_true", help="install the clients again")
+    parser.add_argument("--snippets", action="store_true", help="execute the code of the page Move instead")
     parser.add_argument("--write-docs", action="store_true", help="put the table into docs/engine.md")
     return _smoke.parse(parser, start=_all_programs_are_there)
 

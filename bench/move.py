@@ -45,8 +45,11 @@ def main() -> None:
     """Measure, then print one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--retrain", type=int, help="train only so many models again (default: all)")
+    parser.add_argument(
+        "--kills", type=int, default=_KILLS, help=f"how often the command is killed (default: {_KILLS})"
+    )
     options = _smoke.parse(parser, start=_start)
-    print(json.dumps(measure(_TUNES, _LOST, _KILLS, options.retrain)))
+    print(json.dumps(measure(_TUNES, _LOST, options.kills, options.retrain)))
 
 
 def _start() -> None:

@@ -302,6 +302,18 @@ def describe_changes(findings: Findings, separator: str, stop: str) -> tuple[Pre
     return tuple(sentences)
 
 
+def describe_conversations() -> tuple[PreparationFinding, ...]:
+    """How conversations are written."""
+    return (
+        PreparationFinding(
+            "conversations",
+            0,
+            msg("Conversations are written whole: every message with its weight, and the tools."),
+            why=msg("The model is trained on every answer whose weight is not 0."),
+        ),
+    )
+
+
 def describe_chat(system: str) -> tuple[PreparationFinding, ...]:
     """How a chat file marks turns without separator and stop."""
     why = msg("Chat models use roles to mark where an answer begins and ends, so no separator or stop is added.")

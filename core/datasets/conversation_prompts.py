@@ -29,6 +29,8 @@ class UnansweredConversation:
         system: its system text, or "".
         messages: the messages after the system text, in OpenAI's format.
         text: the messages as one text; a single user message as it is.
+        tools: the tools that the model may call, in OpenAI's format.
+        parallel_tool_calls: None leaves it to the provider.
         dropped: number of messages after the last one to be answered, which were left out.
     """
 
@@ -36,11 +38,18 @@ class UnansweredConversation:
     messages: tuple[Mapping[str, Any], ...]
     text: str
     dropped: int = 0
+    tools: tuple[Mapping[str, Any], ...] = ()
+    parallel_tool_calls: bool | None = None
 
     @property
     def is_single(self) -> bool:
-        """Whether there is only one message, from the user."""
-        return len(self.messages) == 1 and self.messages[0]["role"] == "user" and self.messages[0].keys() <= _PLAIN
+        """Whether there is only one message, from the user, and no tool."""
+        return (
+            not self.tools
+            and len(self.messages) == 1
+            and self.messages[0]["role"] == "user"
+            and self.messages[0].keys() <= _PLAIN
+        )
 
 
 _PLAIN = {"role", "content"}
@@ -74,18 +83,36 @@ def unanswered(value: object, what: str = "messages") -> UnansweredConversation:
     )
 
 
-def dumps(system: str, messages: Sequence[Mapping[str, Any]]) -> str:
-    """A conversation as the prompt of a row; `system`: a system text of its own, or ""."""
+def dumps(asked: UnansweredConversation, system: str = "") -> str:
+    """A conversation as the prompt of a row: an object like a line of a training file, without the answer.
+
+    Args:
+        system: a system text of its own, or "".
+    """
     own = [{"role": "system", "content": system}] if system else []
-    return storable(json.dumps([*own, *messages], ensure_ascii=False))  # names and tool calls are kept as they are
+    record: dict[str, Any] = {"messages": [*own, *asked.messages]}  # names and tool calls are kept as they are
+    if asked.tools:
+        record["tools"] = list(asked.tools)
+    if asked.tools and asked.parallel_tool_calls is not None:
+        record["parallel_tool_calls"] = asked.parallel_tool_calls
+    return storable(json.dumps(record, ensure_ascii=False))
 
 
 def loads(prompt: str) -> UnansweredConversation:
-    """The conversation in the prompt of a row; "" is an empty one."""
-    messages: list[dict[str, Any]] = json.loads(prompt) if prompt else []
+    """The conversation in the prompt of a row; "" is an empty one. Rows of earlier versions have only its messages."""
+    found = json.loads(prompt) if prompt else []
+    record: Mapping[str, Any] = found if isinstance(found, Mapping) else {"messages": found}
+    messages: list[dict[str, Any]] = list(record["messages"])
     system = str(messages.pop(0)["content"]) if messages and messages[0]["role"] == "system" else ""
-    turns = conversations.turns(messages) if messages else []
-    return UnansweredConversation(system, tuple(messages), conversations.transcript(turns))
+    turns, tools = conversations.turns(messages) if messages else [], tuple(record.get("tools") or ())
+    definitions = [json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools]
+    return UnansweredConversation(
+        system,
+        tuple(messages),
+        "\n\n".join([*definitions, conversations.transcript(turns)]),
+        tools=tools,
+        parallel_tool_calls=record.get("parallel_tool_calls"),
+    )
 
 
 def _raw_messages(value: object) -> list[Any] | None:

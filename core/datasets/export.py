@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlalchemy import Select, select
 
-from core.datasets import dataset_rows, datasets, jsonl, preferences, versions
+from core.datasets import conversation_rows, dataset_rows, datasets, jsonl, preferences, versions
 from core.datasets.analysis import Example
 from core.datasets.dataset_rows import prompt_of, require_dataset
 from core.datasets.grid_store import CHUNK
@@ -61,6 +61,16 @@ class Selection:
     store: Store
     dataset_id: str
     version_id: str | None = None
+
+    @property
+    def conversations(self) -> bool:
+        """Whether the rows are conversations (`conversation_rows`).
+
+        Raises:
+            NotFound: the data set does not exist.
+        """
+        with self.store.reading() as session:
+            return conversation_rows.holds(require_dataset(session, self.dataset_id).columns)
 
     def examples(self, split: Split = "train") -> Iterable[Example]:
         """The examples of a split; can be iterated repeatedly. Without a version there is only `train`."""
@@ -125,13 +135,16 @@ def plan(
 
     The marks do not occur in the validation examples either. `system` begins the conversations of a chat file; None
     means the data set's own system text (`datasets.system_message`). `on_example` is called for each example that is
-    read.
+    read. Conversations are written as chat, whichever format is asked for.
 
     Raises:
         BadTrainingFile: no example can be used, or a given mark occurs inside the texts.
         NotFound: the data set does not exist.
     """
     training, validation = selection.examples(), selection.examples("validation")
+    conversations = selection.conversations
+    if conversations:
+        file_format, separator, stop = "chat", None, None
     if on_example is not None:
         training = ProgressExamples(training, on_example)
     if selection.version_id is not None and file_format == "completion":
@@ -139,7 +152,8 @@ def plan(
         separator, stop = plan_for_all.separator, plan_for_all.stop
     if file_format == "chat" and system is None:
         system = datasets.system_message(selection.store, selection.dataset_id)
-    return jsonl.plan(training, file_format, separator=separator, stop=stop, system=system or "")
+    return jsonl.plan(training, file_format, separator=separator, stop=stop, system=system or "",
+                      conversations=conversations)  # fmt: skip
 
 
 def preference_plan(

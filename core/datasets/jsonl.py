@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from core.datasets import analysis
+from core.datasets import analysis, conversation_rows
 from core.datasets.analysis import (
     SEPARATORS,
     STOPS,
@@ -38,6 +38,7 @@ def plan(
     separator: str | None = None,
     stop: str | None = None,
     system: str = "",
+    conversations: bool = False,
 ) -> Plan:
     """Analyse the pairs and decide how to write them. Marks that are already present are not added again.
 
@@ -51,6 +52,7 @@ def plan(
         stop: ends every completion; None means the one that all completions end with, else `.`, else another common one
             that no completion contains.
         system: the system text of a chat file, which has no separator, stop, or leading spaces.
+        conversations: the rows are conversations (`conversation_rows`), which only a chat file can hold.
 
     Raises:
         BadTrainingFile: no pair can be used, or the given separator or stop occurs inside the texts.
@@ -60,9 +62,10 @@ def plan(
         raise BadTrainingFile(
             msg("There is no example to train on."), msg("Generate rows, or choose a data set with finished rows.")
         )
-    if file_format == "chat":
-        report = (*analysis.describe_findings(findings), *analysis.describe_chat(system))
-        return Plan("chat", None, None, "", "", system, findings, report)
+    if file_format == "chat" or conversations:
+        described = analysis.describe_conversations() if conversations else analysis.describe_chat(system)
+        report = (*analysis.describe_findings(findings), *described)
+        return Plan("chat", None, None, "", "", system, findings, report, conversations)
     prompts, completions, texts = findings.in_prompts, findings.in_completions, findings.usable
     if separator is None:
         separator = existing_mark(SEPARATORS, prompts, texts) or first_unused(SEPARATORS, prompts, "separator")
@@ -126,6 +129,7 @@ class Plan:
         added_separator, added_stop: the same marks if they must be added, else "".
         system: the system text of a chat file, or "".
         report: findings and changes.
+        conversations: the rows are conversations, written with all their messages and tools.
     """
 
     file_format: Format
@@ -136,6 +140,7 @@ class Plan:
     system: str
     findings: Findings
     report: tuple[PreparationFinding, ...]
+    conversations: bool = False
 
     @property
     def kept(self) -> int:
@@ -148,9 +153,9 @@ class Plan:
         Raises:
             BadTrainingFile: the texts have changed since the analysis and do not fit the plan.
         """
-        written: set[int] = set()
-        for prompt, completion in examples:
-            if not usable(prompt, completion) or self._is_duplicate(prompt, completion, written):
+        for prompt, completion in self._kept(examples):
+            if self.conversations:
+                yield conversation_rows.texts(prompt, completion)
                 continue
             if self.file_format == "chat":
                 yield prompt, completion.strip()
@@ -168,6 +173,10 @@ class Plan:
         Raises:
             BadTrainingFile: see `pairs`.
         """
+        if self.conversations:
+            for prompt, completion in self._kept(examples):
+                yield _json_line(conversation_rows.line(prompt, completion, self.system))
+            return
         system_turn = [{"role": "system", "content": self.system}] if self.system else []
         for prompt, completion in self.pairs(examples):
             if self.file_format == "chat":
@@ -175,6 +184,13 @@ class Plan:
                 yield _json_line({"messages": [*system_turn, *turns]})
             else:
                 yield _json_line({"prompt": prompt, "completion": completion})
+
+    def _kept(self, examples: Iterable[Example]) -> Iterator[Example]:
+        """The pairs that are written, as they are in the rows."""
+        written: set[int] = set()
+        for prompt, completion in examples:
+            if usable(prompt, completion) and not self._is_duplicate(prompt, completion, written):
+                yield prompt, completion
 
     def _is_duplicate(self, prompt: str, completion: str, written: set[int]) -> bool:
         """True if this pair was written before. Only pairs that occur more than once are remembered."""

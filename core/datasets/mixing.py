@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, func, insert, select
 from sqlalchemy.orm import Session
 
 from core.actor import Actor, requires
-from core.datasets import dataset_rows, splitting, versions
+from core.datasets import conversation_rows, dataset_rows, splitting, versions
 from core.datasets.datasets import unique_name
 from core.datasets.grid_store import CHUNK
 from core.db.store import Store, new_id
@@ -133,6 +133,12 @@ def _plan(session: Session, parts: Shares, size: int | None) -> tuple[MixPart, .
     if any(not share > 0 for _id, share in parts):
         raise BadTrainingFile(
             msg("Give each data set of the mix a share above 0."), msg("Raise it, or leave the data set out.")
+        )
+    columns = session.scalars(select(Dataset.columns).where(Dataset.id.in_(ids)))
+    if len({conversation_rows.holds(one) for one in columns}) > 1:
+        raise BadTrainingFile(
+            msg("A data set of conversations can be mixed with others of conversations only."),
+            msg("Choose other data sets."),
         )
     total_share, mix_parts = sum(share for _id, share in parts), []
     for dataset_id, share in parts:

@@ -1,7 +1,8 @@
 """Data sets whose prompts come from a list (`importers.prompt_list`) instead of a grid.
 
 All rows are created at the start, so a run finds them like the rows of a grid, and claims, pays, retries and batches
-them in the same way. `Recipe.listed` is the number of prompts.
+them in the same way. `Recipe.listed` is the number of prompts. Conversations are rows of `conversation_rows`, so that
+training files have all their messages and tools.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from sqlalchemy import insert, update
 
 from core.actor import Actor, requires
-from core.datasets import grid
+from core.datasets import conversation_rows, grid
 from core.datasets.datasets import new_dataset
 from core.datasets.grid_store import CHUNK
 from core.datasets.importers.prompt_list import ListedPrompt, PromptList
@@ -69,8 +70,9 @@ def create(store: Store, actor: Actor, recipe: Recipe, prompts: PromptList) -> s
     recipe.check()
     with store.session() as session:  # one transaction: a part of the list would look complete
         private = is_private_model(session, recipe.model)
+        columns = [conversation_rows.COLUMN] if prompts.conversations else list(prompts.columns)
         dataset_id = new_dataset(
-            store, actor, recipe.name, SOURCE, list(prompts.columns), recipe.to_dict(), _SEPARATOR, private=private
+            store, actor, recipe.name, SOURCE, columns, recipe.to_dict(), _SEPARATOR, private=private
         )
         rows = _rows(dataset_id, recipe, prompts.prompts)
         while chunk := list(islice(rows, CHUNK)):
@@ -83,13 +85,14 @@ def _rows(dataset_id: str, recipe: Recipe, prompts: Sequence[ListedPrompt]) -> I
     """The rows; the answers to one prompt are adjacent, so that they can share a request."""
     now = utcnow()
     for index, listed in enumerate(prompts):
+        whole = {conversation_rows.COLUMN: listed.prompt} if recipe.conversations else {}
         for repeat in range(recipe.repeats):
             yield {
                 "dataset_id": dataset_id,
                 "key": grid.listed_key(recipe, listed.prompt, repeat),
                 "position": index * recipe.repeats + repeat,
                 "repeat": repeat,
-                "column_values": dict(listed.values),
+                "column_values": {**whole, **listed.values},
                 "prompt": listed.prompt,
                 "state": "pending",
                 "updated_at": now,

@@ -18,6 +18,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from core.actor import Actor, requires
+from core.datasets import conversation_rows
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import BeforeAfter, BeforeAfterAnswer, Story, TrainingJob, utcnow
 from core.errors import FabulaError, NotFound
@@ -109,7 +110,13 @@ def get(store: Store, job_id: str) -> BeforeAfterView | None:
             prompts[answer.position] = answer
             sides[answer.position, answer.side] = _to_side_answer(answer, story, models_by_side[answer.side])
         pairs = [
-            AnswerPair(position, row.prompt, row.expected, sides[position, "base"], sides[position, "tuned"])
+            AnswerPair(
+                position,
+                conversation_rows.texts(row.prompt, "")[0],
+                row.expected,
+                sides[position, "base"],
+                sides[position, "tuned"],
+            )
             for position, row in prompts.items()
         ]
         return BeforeAfterView(

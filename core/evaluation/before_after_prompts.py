@@ -18,7 +18,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from core.actor import Actor, requires
-from core.datasets import dataset_rows, datasets, export, presets
+from core.datasets import conversation_rows, dataset_rows, datasets, export, presets
 from core.db.store import Store, advisory_lock
 from core.db.tables import BeforeAfter, BeforeAfterAnswer, Dataset, Row, Story, utcnow
 from core.errors import FabulaError, NotFound
@@ -107,9 +107,14 @@ def choose_prompts(store: Store, job: JobView, on_example: Callable[[], None] = 
 def _sources(store: Store, dataset_id: str, version_id: str | None) -> Iterator[tuple[Source, Iterable[UnseenPrompt]]]:
     """Sources of prompts, best first; held-out rows also have an expected answer."""
     held_out = holdout_rows(store, dataset_id, version_id, parts=PARTS["both"], limit=_CANDIDATES)
-    yield "held_out", [UnseenPrompt(row.prompt, row.expected) for row in held_out]
     with store.reading() as session:
         dataset = session.get_one(Dataset, dataset_id)
+    if conversation_rows.holds(dataset.columns):
+        rows = (conversation_rows.to_ask(row.prompt, row.expected) for row in held_out)
+        # a streamed call of a tool has no text to show
+        yield "held_out", [UnseenPrompt(*row) for row in rows if not conversation_rows.asked(row[0]).tools]
+        return
+    yield "held_out", [UnseenPrompt(row.prompt, row.expected) for row in held_out]
     yield "grid", (UnseenPrompt(dataset_rows.prompt_of(dataset, cell)) for cell in _cells(store, dataset))
     for preset in presets.load():
         if [column.name for column in preset.recipe.columns] == dataset.columns:

@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from core import shared_files
 from core.actor import on_behalf_of
-from core.datasets import datasets
+from core.datasets import conversation_rows, datasets
 from core.db.store import Store, advisory_lock
 from core.db.tables import BeforeAfter, BeforeAfterAnswer, Story, utcnow
 from core.db.tables.story import COMPARISON
@@ -193,7 +193,8 @@ class _BeforeAfterRun:
         model = job.base_model if answer.side == "base" else job.fine_tuned_model or ""
         request = CompletionRequest(
             model=model,
-            prompt=with_separator(answer.prompt, job.separator),
+            prompt=with_separator(conversation_rows.texts(answer.prompt, "")[0], job.separator),
+            messages=conversation_rows.messages(answer.prompt),
             system=settings["system"],
             endpoint=endpoint_for(client, model, job.file_format),
             temperature=settings["temperature"],

@@ -17,6 +17,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from core.actor import Actor, on_behalf_of
+from core.datasets import conversation_rows
+from core.datasets.conversation_rows import AskedConversation
 from core.datasets.quality.measure import REFUSED
 from core.db import leases, rescue_files
 from core.db.store import Store
@@ -264,9 +266,10 @@ class EvaluationRequester:
                 self.view.model, system, settings["examples"], example.prompt, self.endpoint,
                 temperature=temperature, max_tokens=self.max_tokens, seed=seed,
             )  # fmt: skip
+        asked = conversation_rows.asked(example.prompt) if settings.get("conversations") else AskedConversation(())
         return CompletionRequest(
             model=self.view.model,
-            prompt=with_separator(example.prompt, settings.get("separator")),
+            prompt=with_separator(self._shown(example), settings.get("separator")),
             system=system,
             endpoint=self.endpoint,
             temperature=temperature,
@@ -274,7 +277,16 @@ class EvaluationRequester:
             stop=(stop,) if stop else (),
             seed=seed,
             response_format=self._response_format(),
+            messages=asked.messages,
+            tools=asked.tools,
+            parallel_tool_calls=asked.parallel_tool_calls,
         )
+
+    def _shown(self, example: HeldOutExample) -> str:
+        """A row's prompt as text; the row of a conversation has JSON."""
+        if not self.view.settings.get("conversations"):
+            return example.prompt
+        return conversation_rows.texts(example.prompt, "")[0]
 
     def _response_format(self) -> str:
         return "" if self.unstructured.is_set() else str(self.view.settings.get("response_format") or "")
@@ -310,7 +322,7 @@ class EvaluationRequester:
         values: dict[str, Any] = {
             "evaluation_id": self.view.id,
             "row_key": example.key,
-            "prompt": example.prompt,
+            "prompt": self._shown(example),
             "expected": example.expected,
             "text": None if text is None else storable(text),
             "finish_reason": finish_reason,

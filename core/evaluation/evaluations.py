@@ -6,7 +6,7 @@ Pages start, show and compare them; the worker runs them (`evaluation_run`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +14,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from core.actor import Actor, requires
-from core.datasets import datasets
+from core.datasets import conversation_rows, datasets
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Evaluation, EvaluationAnswer, utcnow
 from core.errors import BadTrainingFile, FabulaError, NotFound
@@ -298,7 +298,7 @@ def examples(store: Store, evaluation: EvaluationView) -> Iterator[HeldOutExampl
     settings = evaluation.settings
     if evaluation.kind == JUDGE:
         return judge_rows.read(store, evaluation.id, settings)
-    return holdout.holdout_rows(
+    rows = holdout.holdout_rows(
         store,
         evaluation.dataset_id,
         evaluation.version_id,
@@ -306,6 +306,12 @@ def examples(store: Store, evaluation: EvaluationView) -> Iterator[HeldOutExampl
         limit=int(settings["limit"]),
         seed=int(settings.get("seed", 0)),
     )
+    return map(_to_ask, rows) if settings.get("conversations") else rows
+
+
+def _to_ask(row: HeldOutExample) -> HeldOutExample:
+    prompt, expected = conversation_rows.to_ask(row.prompt, row.expected)
+    return replace(row, prompt=prompt, expected=expected)
 
 
 def answers(
@@ -330,6 +336,8 @@ def _system(store: Store, form: EvaluationForm) -> str:
 def _settings(store: Store, form: EvaluationForm, labels: Iterable[str]) -> dict[str, Any]:
     """What is stored of a form; a model that is asked as in training has no settings of a prompt."""
     settings = asdict(form) | {"system": _system(store, form), "labels": list(labels)}
+    if conversation_rows.holds(datasets.summary(store, form.dataset_id).columns):
+        settings |= {"conversations": True, "file_format": "chat", "separator": None, "stop": None}
     if form.shots is None:
         del settings["shots"], settings["examples"]
     else:

@@ -14,7 +14,7 @@ from math import ceil
 from statistics import mean
 
 from core.actor import Actor, requires
-from core.datasets import datasets
+from core.datasets import conversation_rows, datasets
 from core.db.store import Store
 from core.errors import BadTrainingFile
 from core.evaluation import evaluations, few_shot, holdout
@@ -152,6 +152,11 @@ def plan(store: Store, book: PriceBook, trial: PromptTrial, context: int | None)
         NotFound: the data set does not exist.
         BadTrainingFile: no rows were kept from training.
     """
+    if conversation_rows.holds(datasets.summary(store, trial.dataset_id).columns):
+        raise BadTrainingFile(
+            msg("Prompts can't be tried on conversations with several turns or tools."),
+            msg("Train a model on them, then compare it with the old one."),
+        )
     source = (store, trial.dataset_id, trial.version_id)
     kept = holdout.held_out(*source)
     asked = list(holdout.holdout_rows(*source, parts=PARTS["both"], limit=trial.limit, seed=trial.seed))

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from core import shared_files
 from core.actor import Actor, requires
-from core.datasets import versions
+from core.datasets import conversation_rows, versions
 from core.datasets.dataset_rows import require_dataset
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Checkpoint, Row, TrainingJob, utcnow
@@ -58,9 +58,11 @@ def submit(store: Store, actor: Actor, form: JobForm, job_id: str | None = None)
         advisory_lock(session, "training_jobs")  # so that two clicks do not create two jobs
         if job_id is not None and session.get(TrainingJob, job_id) is not None:
             return job_id
+        dataset = require_dataset(session, form.dataset_id)
+        if conversation_rows.holds(dataset.columns):
+            form = replace(form, file_format="chat", separator=None, stop=None)
         if (existing := _identical_job(session, actor, form)) is not None:
             return existing
-        dataset = require_dataset(session, form.dataset_id)
         finished_rows = (
             select(func.count()).select_from(Row).where(Row.dataset_id == form.dataset_id, Row.state == "done")
         )

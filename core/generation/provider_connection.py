@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import Callable
 
@@ -29,6 +30,8 @@ def completion_request(
         prompt=prompt if asked is None else asked.text,
         system=(asked and asked.system) or recipe.system,
         messages=() if asked is None else asked.messages,
+        tools=json.dumps(asked.tools, ensure_ascii=False) if asked is not None and asked.tools else "",
+        parallel_tool_calls=None if asked is None else asked.parallel_tool_calls,
         endpoint=endpoint,
         temperature=recipe.temperature,
         top_p=recipe.top_p,

@@ -1,7 +1,8 @@
 """Stored chat completions of tuned models: archived as a training file, one conversation with its answer per line.
 
-They are the model's own answers in use, so they can stand for a training file that is lost. A completion that is no
-text (a refusal, a call of a tool) keeps its messages; the import leaves out what it can't train on.
+They are the model's own answers in use, so they can stand for a training file that is lost. Calls of tools are kept,
+with the tools. A completion without an answer, such as a refusal, keeps its messages; the import leaves out what it
+can't train on.
 """
 
 from __future__ import annotations

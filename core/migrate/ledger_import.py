@@ -15,8 +15,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.actor import Actor, on_behalf_of
-from core.datasets import datasets, versions
-from core.datasets.importers import column_mapping, table_reader
+from core.datasets import conversation_rows, datasets, versions
+from core.datasets.importers import column_mapping, conversation_lines, table_reader
 from core.db.tables import AccountArchive, ArchivedFile, ArchivedTune
 from core.errors import BadFile, BadTrainingFile
 from core.finetuning.job_views import FINISHED
@@ -158,6 +158,9 @@ class _Import:
         """The rows of both files as one table, and what was left out. With a validation file, the table has a split;
         without one, later jobs may keep rows from training.
         """
+        stored = [one for one in (training, validation) if one is not None]
+        if conversation_lines.needed([self.workspace.file(one.remote_id) for one in stored]):
+            return self._read_conversations(training, validation)
         parts, notes = list[tuple[pd.DataFrame, str]](), list[str]()
         chat = True
         for file, split in ((training, "train"), (validation, "validation")):
@@ -180,6 +183,31 @@ class _Import:
             if column not in frame:
                 raise BadFile(msg("There is no column {column}.", column=repr(column)), "")
         return frame, (table_reader.CHAT if chat else "upload"), mapping, notes
+
+    def _read_conversations(
+        self, training: ArchivedFile, validation: ArchivedFile | None
+    ) -> tuple[pd.DataFrame, Any, column_mapping.ColumnMapping, list[str]]:
+        """The rows of both files as conversations with all their messages and tools; see `_read`."""
+        parts, notes = list[pd.DataFrame](), list[str]()
+        for file, split in ((training, "train"), (validation, "validation")):
+            if file is None:
+                continue
+            found = conversation_lines.read(self.workspace.file(file.remote_id), file.filename)
+            left_out = msg("{file}: rows that can't be used: {rows}.", file=file.filename, rows=f"{found.left_out:,}")
+            rewritten = msg(
+                "{file}: rows with `functions` were rewritten to `tools`: {rows}.",
+                file=file.filename,
+                rows=f"{found.rewritten:,}",
+            )
+            notes += [found.cut_short] if found.cut_short is not None else []
+            notes += [sentences(left_out, found.first)] if found.left_out else []
+            notes += [rewritten] if found.rewritten else []
+            parts.append(found.frame if validation is None else found.frame.assign(**{_SPLIT: split}))
+        frame = pd.concat(parts, ignore_index=True).fillna("")
+        mapping = column_mapping.ColumnMapping(
+            (conversation_rows.COLUMN,), conversation_lines.COMPLETION, None if validation is None else _SPLIT
+        )
+        return frame, table_reader.CHAT, mapping, notes
 
     def _save(
         self,

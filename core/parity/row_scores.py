@@ -17,6 +17,7 @@ _MAX_LABEL_CHARS = 40  # the same limit as in the quality report
 _MIN_ROWS_PER_LABEL = 2
 _JSON_SHARE = 0.9  # of the expected answers; a few may be damaged
 _FENCE = "```"
+_CALLS = '{"tool_calls": '  # how `core.engine.shadow.answer_texts` begins the text of calls
 _ITEM = re.compile(r"\[\d+\]")
 MISSING = object()
 
@@ -95,12 +96,37 @@ def score(task: Task, answer: str | None, reference: str, parsed: JsonAnswers | 
     """The score of an answer, 0 (no or invalid answer) to 1."""
     if answer is None:
         return 0.0
+    if (calls := _calls(reference)) is not None or _calls(answer) is not None:
+        return _shared_calls(_calls(answer), calls)
     if task == "label":
         return float(scoring.normalize_label(answer) == scoring.normalize_label(reference))
     if task == "json":
         parsed = parsed or JsonAnswers()
         return _shared_fields(parsed.parse(answer), parsed.parse(reference))
     return scoring.chrf(answer, reference)
+
+
+def _calls(text: str) -> list[tuple[str, Any]] | None:
+    """The calls of tools in an answer, as (name, arguments); None if it is no call."""
+    if not text.startswith(_CALLS):
+        return None
+    value = _parse(text).value
+    listed = value.get("tool_calls") if isinstance(value, dict) and len(value) == 1 else None
+    if not isinstance(listed, list) or not all(isinstance(one, dict) and "name" in one for one in listed):
+        return None
+    return [(str(one["name"]), one.get("arguments")) for one in listed]
+
+
+def _shared_calls(given: list[tuple[str, Any]] | None, wanted: list[tuple[str, Any]] | None) -> float:
+    """How far calls of tools agree, in their order: of a call with the right name, the share of equal arguments."""
+    if not given or not wanted:
+        return 0.0
+    matched = 0.0
+    for (name, arguments), (wanted_name, wanted_arguments) in zip(given, wanted, strict=False):
+        if name == wanted_name:
+            one, other = (JsonAnswer(True, value, fields(value)) for value in (arguments, wanted_arguments))
+            matched += _shared_fields(one, other)
+    return matched / max(len(given), len(wanted))
 
 
 def _parse(text: str) -> JsonAnswer:

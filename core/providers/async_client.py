@@ -100,7 +100,7 @@ class AsyncTextClient:
             raise self._refused(response, raw)
         if response.content_type == "text/html":
             raise web_page_answer(self.provider)
-        return parse_body(raw, self.provider, request.model)
+        return parse_body(raw, self.provider, request.model, tools=bool(request.tools))
 
     async def aclose(self) -> None:
         """Close the connections."""

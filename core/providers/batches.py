@@ -115,7 +115,8 @@ def _successful(provider: Provider, custom_id: str, body: Any, request: Completi
     An unreadable body counts as an empty completion of unknown cost, because the request was processed.
     """
     try:
-        return BatchAnswer(custom_id, parse_completion(body, provider, "" if request is None else request.model), None)
+        model, tools = ("", False) if request is None else (request.model, bool(request.tools))
+        return BatchAnswer(custom_id, parse_completion(body, provider, model, tools=tools), None)
     except Unreadable:
         return BatchAnswer(custom_id, Completion((), "", None, None), None)
     except ProviderError as exc:

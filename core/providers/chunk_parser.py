@@ -140,15 +140,15 @@ def chunk_from_response(answer: Any, provider: Provider, model: str) -> StreamCh
     return StreamChunk(first.text, first.finish_reason, completion.model, usage, error=first.error or None)
 
 
-def parse_body(body: bytes, provider: Provider, model: str) -> Completion:
-    """Parse the body of a response, whether JSON or events.
+def parse_body(body: bytes, provider: Provider, model: str, *, tools: bool = False) -> Completion:
+    """Parse the body of a response, whether JSON or events. `tools`: the request offers tools.
 
     Raises:
         ProviderError, Unreadable: see `parse_completion`.
     """
     try:
         if not is_events(body):
-            return parse_completion(parsed(body), provider, model)
+            return parse_completion(parsed(body), provider, model, tools=tools)
         items = list(decode_body(body))
         reader = ChunkParser(provider)
         chunks = [reader.read(item) for item in items if item is not BROKEN]

@@ -83,7 +83,7 @@ class Generation(Connection):
                     with translate_errors(self.provider):
                         path, sdk = PATHS[request.endpoint], self._async_sdk()
                         answer = await sdk.post(path, cast_to=httpx2.Response, body=negotiation.body)
-                        return parse_body(answer.content, self.provider, request.model)
+                        return parse_body(answer.content, self.provider, request.model, tools=bool(request.tools))
                 except BadRequest as refusal:
                     if not negotiation.adapt_to(refusal):
                         raise
@@ -108,7 +108,7 @@ class Generation(Connection):
 
     def _send(self, request: CompletionRequest, body: Mapping[str, Any]) -> Completion:
         answer = self._sdk().post(PATHS[request.endpoint], cast_to=httpx2.Response, body=body)
-        return parse_body(answer.content, self.provider, request.model)
+        return parse_body(answer.content, self.provider, request.model, tools=bool(request.tools))
 
     async def _open_stream(self, request: CompletionRequest, body: Mapping[str, Any]) -> ChunkStream:
         path, kind = PATHS[request.endpoint], openai.AsyncStream[object]

@@ -170,6 +170,10 @@ def _chat(request: CompletionRequest, capabilities: Capabilities) -> dict[str, A
     body = {"messages": messages, capabilities.token_limit: request.max_tokens, **_common(request, capabilities)}
     if request.response_format:
         body["response_format"] = json.loads(request.response_format)
+    if request.tools:
+        body["tools"] = json.loads(request.tools)
+    if request.parallel_tool_calls is not None:
+        body["parallel_tool_calls"] = request.parallel_tool_calls
     return body
 
 

@@ -20,6 +20,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+from core.engine.shadow.answer_texts import of_message
 from core.errors import ProviderError
 from core.providers.errors import from_status, message_for, unreadable
 from core.providers.inline_thinking import without_thinking
@@ -80,13 +81,14 @@ _CANONICAL = {word.replace("_", ""): name for name, words in _SPELLINGS.items() 
 _MAX_FINISH_REASON = 30  # length of the database column
 
 
-def parse_completion(answer: Any, provider: Provider, model: str) -> Completion:
+def parse_completion(answer: Any, provider: Provider, model: str, *, tools: bool = False) -> Completion:
     """Parse a completion.
 
     Args:
         answer: the parsed JSON.
         provider: the endpoint.
         model: the requested model, used if the response names none.
+        tools: the request offers tools, so a call of one is an answer (see `Choice`).
 
     Raises:
         ProviderError: the response is only an error; its code or message determines the exception type.
@@ -98,7 +100,7 @@ def parse_completion(answer: Any, provider: Provider, model: str) -> Completion:
         raise unreadable(provider)
     answer = _unwrapped(answer)
     choices = _choices(answer)
-    texts = tuple(_choice(choice, provider) for choice in choices)
+    texts = tuple(_choice(choice, provider, tools=tools) for choice in choices)
     usage = read_usage(answer)
     has_text = any(choice.text for choice in texts)
     thinking = any(has_thinking(choice.get("message")) for choice in choices if isinstance(choice, dict))
@@ -218,11 +220,14 @@ def _choices(answer: Mapping[str, Any]) -> list[Any]:
     return []
 
 
-def _choice(choice: Any, provider: Provider) -> Choice:
+def _choice(choice: Any, provider: Provider, *, tools: bool) -> Choice:
     if not isinstance(choice, dict):
         return Choice(text_of(choice), None)
     message = choice.get("message") or choice.get("delta") or choice.get("content")
     text, finish_reason = text_and_finish_reason(message, raw_finish_reason(choice))
+    if tools and isinstance(message, dict) and message.get("tool_calls"):
+        text = of_message(message) or ""
+        finish_reason = "stop" if finish_reason == "tool_calls" else finish_reason  # the answer is complete
     error = error_object({"error": choice["error"]}) if choice.get("error") else None
     return Choice(
         text=text or text_of(choice.get("text") or ""),

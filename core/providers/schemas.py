@@ -66,6 +66,8 @@ class CompletionRequest:
         messages: a whole conversation, sent after `system` instead of `prompt` where the endpoint is chat; `prompt` is
             then its text.
         response_format: OpenAI's `response_format` as JSON, or "". Chat only.
+        tools: OpenAI's `tools` as JSON, or "". Chat only. A call of a tool is then an answer, see `Choice`.
+        parallel_tool_calls: None leaves it to the provider.
     """
 
     model: str
@@ -80,6 +82,8 @@ class CompletionRequest:
     n: int = 1
     messages: tuple[Mapping[str, Any], ...] = ()
     response_format: str = ""
+    tools: str = ""
+    parallel_tool_calls: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ class Choice:
     """One completion of a prompt.
 
     Attributes:
+        text: the text; for calls of tools that the request offers, `{"tool_calls": [{"name", "arguments"}]}`.
         finish_reason: see `response_parser.normalize_finish_reason`; None if the endpoint gave none or it is
             unreadable.
         error: the endpoint's message about an error that ended the text; "" if there is none.

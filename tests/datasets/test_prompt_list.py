@@ -85,7 +85,6 @@ def test_a_file_is_recognised(data: bytes, filename: str, kind: str, prompts: li
         ({"messages": "hello"}, 'Line 2: Its "messages" is not a non-empty list of messages.'),
         ({"messages": [user("  "), answer("b")]}, "Line 2: Its last user message is empty."),
         ({"messages": [user([{"type": "image_url", "image_url": {"url": "x"}}])]}, "an image or other content"),
-        ({"messages": [user("a")], "tools": [TOOL]}, "Line 2: It defines tools"),
         ({"messages": [{"content": "a"}]}, "Line 2: Message 1 has no role."),
         ({"messages": [user("x" * 1_000_000)]}, "more than 100,000 characters"),
     ],
@@ -129,7 +128,7 @@ def test_a_conversation_is_asked_up_to_its_last_user_turn(
     asked = conversation_prompts.unanswered(messages)
     assert (asked.system, list(asked.messages)) == (system, sent)
     assert text is None or asked.text == text
-    stored = conversation_prompts.loads(conversation_prompts.dumps(asked.system, asked.messages))
+    stored = conversation_prompts.loads(conversation_prompts.dumps(asked, asked.system))
     assert (stored.system, stored.messages, stored.text) == (asked.system, asked.messages, asked.text)
 
 
@@ -188,11 +187,85 @@ def test_a_column_with_system_texts_is_the_system_text_of_its_rows(name: str) ->
     ]
 
 
+BODY = {"model": "ft:x", "temperature": 0.2, "messages": [SYSTEM, user("a")]}
+ASKED = ("You sort tickets.", "a", {"model": "ft:x", "temperature": 0.2})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        BODY,
+        {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": BODY},
+        {"request": BODY, "response": {"choices": [{"message": answer("b")}]}},
+        {"input": BODY, "output": {"choices": [{"message": answer("b")}]}, "tags": {"app": "x"}},  # OpenPipe
+        {"response_id": "1", "request_body": BODY, "response_body": {"choices": []}, "model": "ft:x"},  # Helicone
+        {"id": "1", "call_type": "acompletion", "model": "ft:x", "model_parameters": {"temperature": 0.2},
+         "messages": BODY["messages"], "response": {"choices": []}},  # LiteLLM
+        {"id": "1", "type": "GENERATION", "model": "ft:x", "modelParameters": {"temperature": 0.2},
+         "input": BODY["messages"], "output": answer("b")},  # Langfuse
+        {"body": {"model": "ft:x", "temperature": 0.2, "instructions": "You sort tickets.", "input": "a"}},
+        {"body": {"model": "ft:x", "temperature": 0.2, "instructions": "You sort tickets.", "input": [user("a")]}},
+    ],
+)  # fmt: skip
+def test_a_log_of_requests_is_asked_again(line: dict[str, Any]) -> None:
+    listed = read(jsonl(line, line))
+    assert (listed.system, texts(listed)[0], listed.parameters) == ASKED
+    assert (listed.duplicates, listed.left_out, listed.columns) == (1, 0, ("prompt",))
+    assert not listed.prompts[0].values.keys() & {"model_parameters", "modelParameters", "response_body", "output"}
+
+
+def test_a_prompt_of_the_old_completions_api_is_asked() -> None:
+    bodies = [{"model": "ft:davinci", "prompt": f"{name} ->", "max_tokens": 9} for name in "ab"]
+    listed = read(jsonl(*({"body": body} for body in bodies)))
+    assert (texts(listed), listed.parameters["max_tokens"]) == (["a ->", "b ->"], 9)
+
+
+def test_parameters_that_differ_are_named_with_their_values() -> None:
+    rows = [{**BODY, "temperature": value, "messages": [user(str(i))]} for i, value in enumerate((0, 0, 0.5, 0.7, 1))]
+    listed = read(jsonl(*rows, {"messages": [user("x")]}))
+    (note,) = (one for one in listed.notes if "temperature" in one)
+    assert "(0: 2, 0.5: 1, 0.7: 1, …, –: 1)" in note
+    form = {"type": "json_schema", "name": "a", "schema": {}}
+    given = {"model": "ft:x", "input": "a", "text": {"format": form}, "tool_choice": "required", "logit_bias": {}}
+    listed = read(jsonl({"body": given}, {"body": given}))
+    assert listed.parameters["response_format"] == {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}
+    assert listed.notes == ("Parameters that a run does not send: tool_choice.",)
+
+
+def test_tools_are_sent_with_their_rows() -> None:
+    function: Any = TOOL["function"]
+    old = {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": "{}"}}
+    items = [
+        user("a"),
+        {"type": "reasoning", "id": "rs_1", "summary": []},
+        {"type": "function_call", "call_id": "call_1", "name": "weather", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "call_1", "output": "sunny"},
+    ]
+    called = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    result = {"role": "tool", "tool_call_id": "call_1", "content": "sunny"}
+    bodies = [
+        {"model": "ft:x", "messages": [user("a")], "tools": [TOOL], "parallel_tool_calls": False},
+        {"model": "ft:x", "messages": [user("a"), old, {"role": "function", "name": "weather", "content": "sunny"}],
+         "functions": [function]},
+        {"model": "ft:x", "input": items, "tools": [{"type": "function", **function}]},
+        {"model": "ft:x", "messages": [user("a")]},
+    ]  # fmt: skip
+    assert read(jsonl(*bodies[:2])).prompts[1].tools == read(jsonl(*({"body": one} for one in bodies))).prompts[1].tools
+    listed = read(jsonl(*({"body": body} for body in bodies)))
+    assert (len(listed.prompts), listed.duplicates, listed.conversations) == (3, 1, True)
+    made = recipe(conversations=True)
+    first, second, third = (completion_request(made, "writer", one.prompt, "chat", None) for one in listed.prompts)
+    assert (json.loads(first.tools), first.parallel_tool_calls, first.messages) == ([TOOL], False, (user("a"),))
+    assert (json.loads(second.tools), second.messages) == ([TOOL], (user("a"), called, result))
+    assert (third.tools, third.parallel_tool_calls) == ("", None)
+    assert "weather" in listed.prompts[0].text and "weather" not in listed.prompts[2].text
+
+
 def test_half_a_surrogate_pair_in_a_name_or_a_tool_call_can_be_stored() -> None:
     call = {**CALL, "function": {"name": "weather", "arguments": "\ud800"}}
     messages = [{**user("a"), "name": "\ud800"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
     asked = conversation_prompts.unanswered([*messages, {"role": "tool", "tool_call_id": "call_1", "content": "b"}])
-    assert conversation_prompts.dumps(asked.system, asked.messages).encode()
+    assert conversation_prompts.dumps(asked, asked.system).encode()
 
 
 def test_a_list_of_a_hundred_thousand_rows_is_read() -> None:

@@ -17,6 +17,7 @@ from core.datasets.importers.prompt_list import PromptList
 from core.datasets.quality import quality_store
 from core.datasets.recipe import MAX_LISTED_ROWS, Recipe
 from core.db.store import Store
+from core.engine import finetune_format
 from core.errors import BadRecipe
 from core.generation import previewing, run_progress, runs
 from core.generation.run_budget import RequestCost
@@ -24,7 +25,7 @@ from core.generation.run_store import RunContext
 from core.pricing import tokens
 from tests.support import batch_runs
 from tests.support.batch_server import BatchServer
-from tests.support.fault_server import FaultServer, error, held, text
+from tests.support.fault_server import FaultServer, error, held, raw, text
 from tests.support.live_runs import NO_PRICES, all_rows, book, execute, execute_and_kill, executing, states
 from tests.support.waiting import until
 
@@ -92,11 +93,30 @@ def test_conversations_are_sent_as_they_are_and_exported_with_the_system_text(
     dataset_id = run_progress.get(store, run_id).dataset_id
     selection = export.Selection(store, dataset_id)
     lines = [json.loads(line) for line in export.jsonl_lines(selection, export.plan(selection, "chat"))]
-    assert [line["messages"][0] for line in lines] == [SYSTEM, SYSTEM]
-    assert [line["messages"][1]["content"] for line in lines] == [
-        "Where is it?",
-        "User: Where is it?\n\nAssistant: Which one?\n\nUser: The blue one.",
-    ]
+    assert [line["messages"][:-1] for line in lines] == [[SYSTEM, user], [SYSTEM, user, answer, last]]
+
+
+def test_a_call_of_a_tool_is_collected_and_becomes_a_training_row(store: Store, server: FaultServer) -> None:
+    tool = {"type": "function", "function": {"name": "track", "parameters": {"type": "object", "properties": {}}}}
+    user = {"role": "user", "content": "Where is parcel 7?"}
+    listed = read(json.dumps({"messages": [user], "tools": [tool]}).encode(), "list.jsonl")
+    function = {"name": "track", "arguments": '{"parcel": 7}'}
+    message = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "1", "type": "function", "function": function}],
+    }
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+    server.default = lambda prompt: raw(json.dumps({"model": "writer", "choices": [choice]}).encode())
+    run_id = queue(store, listed)
+    execute(store, server, run_id)
+    assert states(store, run_id) == {"done": 1}
+    assert server.requests[0].body["tools"] == [tool]
+    selection = export.Selection(store, run_progress.get(store, run_id).dataset_id)
+    (line,) = (json.loads(one) for one in export.jsonl_lines(selection, export.plan(selection, "chat")))
+    assert (line["tools"], line["messages"][0]) == ([tool], user)
+    assert line["messages"][1]["tool_calls"][0]["function"] == function
+    finetune_format.parse_line(json.dumps(line).encode())
 
 
 def test_a_legacy_model_reads_a_conversation_as_text(store: Store, server: FaultServer) -> None:

@@ -154,9 +154,13 @@ def test_an_account_closed_half_way_keeps_what_is_stored(store: Store, account: 
     assert set(account.sent.values()) == {1}
 
 
-def test_a_large_file_is_never_whole_in_memory(account: OpenAIAccount, move: Move, store: Store) -> None:
+def test_a_large_file_is_never_whole_in_memory_and_continues_at_the_byte_where_it_was_cut(
+    account: OpenAIAccount, move: Move, store: Store
+) -> None:
+    size, cut = 20_000_000, 11_234_567
     account.add_tune(1, method="reinforcement", training_file="file-large")
-    account.add_file("file-large", Content(size=60_000_000))
+    account.add_file("file-large", Content(size=size))
+    account.when("file-large/content", Fault(cut=cut))
     largest = 0
     original = workspace.Workspace.store
 
@@ -174,8 +178,12 @@ def test_a_large_file_is_never_whole_in_memory(account: OpenAIAccount, move: Mov
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workspace.Workspace, "store", watched)
         shown = move("archive")
-    assert shown.stored_bytes > 60_000_000
+    assert shown.stored_bytes > size
     assert largest <= 1 << 20
+    (_, first), (_, second) = (one for one in account.starts if one[0] == "file-large")
+    assert first == 0 and 0 <= cut - second < 1 << 17  # a piece that was cut off is asked for again
+    whole = hashlib.sha256(b"".join(account.contents["file-large"].blocks())).digest()
+    assert hashlib.sha256(_bytes_of(shown.id, "file-large")).digest() == whole
 
 
 def test_a_stop_keeps_what_is_stored_and_the_next_start_continues(

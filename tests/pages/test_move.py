@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from tests.support.alias_api import AliasApi
 from tests.support.app_pages import again, click, field, opened, trouble, visit, words
 from tests.support.azure_account import AzureAccount
 from tests.support.ledger_rows import put_job
-from tests.support.openai_account import KEY, Fault, OpenAIAccount, training_lines
+from tests.support.openai_account import KEY, Content, Fault, OpenAIAccount, training_lines
 
 
 @pytest.fixture
@@ -91,6 +92,8 @@ def test_a_key_is_saved_if_the_person_wants_that(store: Store, account: OpenAIAc
 
 
 def test_an_archived_model_leads_to_training_on_its_data_set(store: Store, account: OpenAIAccount) -> None:
+    turns = [{"role": role, "content": "Hi"} for role in ("user", "assistant", "user", "assistant")]
+    account.contents["file-train3"] = Content(f"{json.dumps({'messages': turns})}\n".encode())
     at = _connected(account)
     _work(store)
     click(again(at), "move_archive")
@@ -103,8 +106,13 @@ def test_an_archived_model_leads_to_training_on_its_data_set(store: Store, accou
     )
     chosen.set_value(lost.id).run()
     assert "move_retrain" not in [one.key for one in at.button] and "file-train2" in words(at)
-    ready = next(one for one in tunes.list_tunes(store, account_views.list_accounts(store)[0].id) if one.dataset_id)
+    field(at, "move_next_model").set_value("ftjob-3").run()
+    assert "Its rows are conversations." in words(at) and "move_prompts" not in _keys(at)
+    ready = next(
+        one for one in tunes.list_tunes(store, account_views.list_accounts(store)[0].id) if one.id == "ftjob-1"
+    )
     field(at, "move_next_model").set_value(ready.id).run()
+    assert "Its rows are conversations." not in words(at) and "move_prompts" in _keys(at)
     click(at, "move_retrain")
     assert field(at, "training_dataset").value == ready.dataset_id
     assert not at.session_state[f"training_version_{ready.dataset_id}"]  # no validation rows: the job keeps some

@@ -19,6 +19,12 @@ from core.parity.report import CallUsage, ParityReport
 from core.parity.row_scores import ComparedRow, JsonAnswers
 from core.parity.verdict import ComparedPart
 
+
+def calls(*listed: tuple[str, dict[str, Any]]) -> str:
+    """An answer that calls tools."""
+    return json.dumps({"tool_calls": [{"name": name, "arguments": arguments} for name, arguments in listed]})
+
+
 LABELS = ("billing", "refunds", "delivery", "account", "other")
 
 
@@ -57,6 +63,13 @@ def test_the_task_is_recognised_by_the_answers(references: list[str], task: str)
         ("json", "Sorry, I cannot.", '{"a": 1}', 0.0),
         ("text", "从前有一位英雄", "从前有一位英雄", 1.0),
         ("text", "", "从前有一位英雄", 0.0),
+        ("text", calls(("track", {"n": 1, "day": "Mon"})), calls(("track", {"day": "mon", "n": 1})), 1.0),
+        ("label", calls(("track", {"n": 1, "day": "Mon"})), calls(("track", {"n": 1, "day": "Tue"})), 0.5),
+        ("json", calls(("find", {"n": 1})), calls(("track", {"n": 1})), 0.0),
+        ("json", calls(("track", {})), calls(("track", {})), 1.0),
+        ("json", calls(("track", {"n": 1})), calls(("track", {"n": 1}), ("track", {"n": 2})), 0.5),
+        ("text", "It is in Rome.", calls(("track", {"n": 1})), 0.0),
+        ("text", calls(("track", {"n": 1})), "It is in Rome.", 0.0),
     ],
 )
 def test_answers_are_scored(task: row_scores.Task, answer: str | None, reference: str, score: float) -> None:

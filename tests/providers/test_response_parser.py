@@ -876,3 +876,45 @@ def test_an_error_status_stays_what_it_is(server: FaultServer) -> None:
     server.default = error(500, "oops", "429")
     with pytest.raises(Unavailable, match=r"\(500\): oops"):
         Client(server.provider(), retry_policy=RetryPolicy(tries=1)).complete(CHAT)
+
+
+@pytest.mark.parametrize("in_parallel", [False, True])
+def test_a_call_of_a_tool_is_an_answer_where_the_request_offers_tools(server: FaultServer, in_parallel: bool) -> None:
+    function = {"name": "track", "arguments": '{"parcel": 7}'}
+    message = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "1", "type": "function", "function": function}],
+    }
+    answer = chat(finish_reason="tool_calls") | {"choices": [{"message": message, "finish_reason": "tool_calls"}]}
+    tools = json.dumps([{"type": "function", "function": {"name": "track"}}])
+    provider = server.provider()
+    for request, told in (
+        (
+            replace(CHAT, tools=tools, parallel_tool_calls=False),
+            '{"tool_calls": [{"name": "track", "arguments": {"parcel": 7}}]}',
+        ),
+        (CHAT, ""),
+    ):
+        server.enqueue(raw(json.dumps(answer).encode()))
+        if in_parallel:
+            completion = asyncio.run(_once(provider, request))
+        else:
+            completion = Client(provider).complete(request, once=True)
+        assert [choice.text for choice in completion.texts] == [told]
+        assert completion.texts[0].finish_reason == ("stop" if told else "tool_calls")
+        body = server.requests[-1].body
+        assert (json.dumps(body.get("tools")), body.get("parallel_tool_calls")) == (
+            (tools, False) if request.tools else ("null", None)
+        )
+    line = json.dumps({"custom_id": "a", "response": {"status_code": 200, "body": answer}}).encode()
+    found = read_answer(PROVIDER, line, replace(CHAT, tools=tools))
+    assert found is not None and found.completion is not None and "track" in found.completion.texts[0].text
+
+
+async def _once(provider: Provider, request: CompletionRequest) -> Completion:
+    client = AsyncTextClient(provider)
+    try:
+        return await client.complete(request)
+    finally:
+        await client.aclose()

@@ -89,6 +89,7 @@ class OpenAIAccount:
         self.close_after: int | None = None
         self.ranges = True  # whether it supports requests for a part of a file
         self.bytes_sent = 0
+        self.starts: list[tuple[str, int]] = []  # each download: the file, and the byte that it began at
         self.requests: list[str] = []
         self.prompts: list[str] = []
         self.sent: Counter[str] = Counter()
@@ -379,6 +380,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._error(404, f"No such File object: {file_id}")
         wanted = (self.headers.get("range") or "").removeprefix("bytes=").removesuffix("-")
         start = int(wanted) if wanted and self.account.ranges else 0
+        self.account.starts.append((file_id, start))
         self.send_response(206 if start else 200)
         self.send_header("content-type", "application/octet-stream")
         self.send_header("content-length", str(len(held) - start))

@@ -7,7 +7,6 @@ the last user message. Answers in the file are dropped. Pure.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -16,8 +15,9 @@ import pandas as pd
 
 from core.datasets import conversation_prompts, grid
 from core.datasets.conversation_prompts import UnansweredConversation
-from core.datasets.importers import column_mapping, conversations, table_format
+from core.datasets.importers import column_mapping, conversations, request_bodies, table_format
 from core.datasets.importers.json_objects import BrokenJson
+from core.datasets.importers.request_parameters import PARAMETERS, RequestParameters
 from core.datasets.importers.table import ImportProblems, position, with_position
 from core.datasets.importers.table_reader import Imported
 from core.datasets.recipe import template_fields, template_parts
@@ -31,19 +31,11 @@ _SAMPLED_ROWS = 1_000
 _WORDS_OF_A_NAME = 3
 _SENTENCE_ENDS = (".", "?", "!", "。", "？", "！", "…")
 # Columns that may hold conversations: also the request of a batch file or a log, and what a stored completion answered.
-_CONVERSATION_COLUMNS = (*conversations.COLUMN_NAMES, "body", "request", "input", PROMPT)
+_CONVERSATION_COLUMNS = (*conversations.COLUMN_NAMES, "body", "request", "request_body", "input", PROMPT)
 _TOOLS = ("tools", "functions")
-_ANSWERS = ("choices", "completion", "response", "output", "answer", "chosen", "rejected")
-_PARAMETERS = (
-    "temperature",
-    "top_p",
-    "max_tokens",
-    "max_completion_tokens",
-    "stop",
-    "seed",
-    "response_format",
-    "model",
-)
+_PARALLEL = "parallel_tool_calls"
+_PARAMETER_COLUMNS = ("model_parameters", "modelparameters")  # of LiteLLM's logs and Langfuse's exports
+_ANSWERS = ("choices", "completion", "response", "response_body", "output", "answer", "chosen", "rejected")
 _ENVELOPE = ("method", "url", "object")  # the same in every line of a batch file or an export
 _BRACES = str.maketrans("{}", "()")
 
@@ -72,14 +64,18 @@ class ListedPrompt:
     Attributes:
         prompt: as its row stores it: a text, or a conversation as JSON (`conversation_prompts`).
         values: the columns of its row: `prompt` (and `system`, if the system texts differ), and the file's others.
+        tools: the tools that the model may call, as JSON, or "".
     """
 
     prompt: str
     values: Mapping[str, str]
+    tools: str = ""
 
     @property
     def text(self) -> str:
-        """Everything that a model reads, without labels and JSON."""
+        """Everything that a model reads, without labels; of JSON only the definitions of tools."""
+        if self.tools:
+            return f"{self.values.get(SYSTEM, '')}{self.tools}{self.values[PROMPT]}"
         return f"{self.values.get(SYSTEM, '')}{self.values[PROMPT]}"
 
 
@@ -168,7 +164,7 @@ def build(imported: Imported, how: ListFormat) -> PromptList:
         BadRecipe: the template is not valid, or names a column that the file does not have.
         BadFile: no row can be used.
     """
-    problems, parameters, read, answers = ImportProblems(), _Parameters(), 0, 0
+    problems, parameters, read, answers = ImportProblems(), RequestParameters(), 0, 0
     names = [str(column).translate(_BRACES) for column in imported.frame.columns]
     reader = _TemplateReader(how, names) if how.conversation is None else _ConversationReader(how, names, parameters)
     found: dict[tuple[str, str], tuple[UnansweredConversation, dict[str, str]]] = {}
@@ -181,7 +177,7 @@ def build(imported: Imported, how: ListFormat) -> PromptList:
             continue
         read += 1
         answers += asked.dropped > 0 or any(row[name].strip() for name in reader.answers)
-        identity = (asked.system, asked.text if asked.is_single else conversation_prompts.dumps("", asked.messages))
+        identity = (asked.system, asked.text if asked.is_single else conversation_prompts.dumps(asked))
         found.setdefault(identity, (asked, others))
     if not found:
         first = problems.first() or imported.problems[0] if problems.first() or imported.problems else ""
@@ -207,7 +203,7 @@ def _conversations(cells: Any, name: str) -> list[object]:
     texts = [cell for cell in cells.head(_SAMPLED_ROWS) if cell.strip()]
     if not texts or not any(text.lstrip()[:1] in ("[", "{") for text in texts[:50]):
         return []
-    values = [conversations.parse_json(text) for text in texts]
+    values = [request_bodies.as_chat(conversations.parse_json(text)) for text in texts]
     # a list of texts named "input" is no conversation, but a list of messages is
     name = name if name.strip().lower() in conversations.COLUMN_NAMES else ""
     matching = [value for value in values if conversations.is_conversation(value, name)]
@@ -248,12 +244,14 @@ class _TemplateReader:
 class _ConversationReader:
     """Reads a row's conversation, and collects the parameters of its request."""
 
-    def __init__(self, how: ListFormat, columns: Sequence[str], parameters: _Parameters) -> None:
+    def __init__(self, how: ListFormat, columns: Sequence[str], parameters: RequestParameters) -> None:
         self._column = (how.conversation or "").translate(_BRACES)
         self._parameters = parameters
         self.answers = [name.translate(_BRACES) for name in how.answers]
         self._system = _system_columns(columns)
-        self._used = {self._column, *self._system, *self.answers, *_TOOLS, *_PARAMETERS, *_ENVELOPE}
+        given = [column for column in columns if column.lower() in _PARAMETER_COLUMNS]
+        request = (*_TOOLS, _PARALLEL, *PARAMETERS, *_ENVELOPE, *given)
+        self._used = {self._column, *self._system, *self.answers, *request}
 
     def read(self, row: Mapping[str, str]) -> tuple[UnansweredConversation, dict[str, str]]:
         """What a row asks for, and its other columns.
@@ -261,11 +259,16 @@ class _ConversationReader:
         Raises:
             BrokenJson: it can't be asked.
         """
-        value = conversations.parse_json(row[self._column])
+        value = request_bodies.as_chat(conversations.parse_json(row[self._column]))
         request = _request_of(row, value)
-        if any(request.get(key) not in (None, "", [], "[]") for key in _TOOLS):
-            raise BrokenJson(msg("It defines tools, whose calls can't be collected: a list asks for texts."))
+        if request.get("functions"):  # next to the messages; those of a body are tools already
+            request = request_bodies.with_tools({**request, "messages": value})
+            value = request["messages"]
         asked = conversation_prompts.unanswered(value, self._column)
+        if tools := request_bodies.tools_of(request):
+            parallel = request.get("parallel_tool_calls")
+            parallel = parallel if isinstance(parallel, bool) else None
+            asked = replace(asked, tools=tools, parallel_tool_calls=parallel)
         if not asked.system and (system := _system_of(row, self._system)):
             asked = replace(asked, system=system)
         self._parameters.add(request)
@@ -295,10 +298,11 @@ def _listed(found: Sequence[tuple[UnansweredConversation, dict[str, str]]]) -> P
     prompts = []
     for asked, others in found:
         own = "" if shared else asked.system
-        prompt = conversation_prompts.dumps(own, asked.messages) if as_conversations else asked.text
+        prompt = conversation_prompts.dumps(asked, own) if as_conversations else asked.text
+        tools = json.dumps(asked.tools, ensure_ascii=False) if asked.tools else ""
         values = {SYSTEM: asked.system, PROMPT: asked.text} if len(columns) > 1 else {PROMPT: asked.text}
         kept = {(f"{name} (file)" if name in (SYSTEM, PROMPT) else name): cell for name, cell in others.items()}
-        prompts.append(ListedPrompt(prompt, {**values, **kept}))
+        prompts.append(ListedPrompt(prompt, {**values, **kept}, tools))
     return PromptList(tuple(prompts), columns, as_conversations, shared)
 
 
@@ -307,10 +311,16 @@ def _position(imported: Imported, row_index: int) -> str:
 
 
 def _request_of(row: Mapping[str, str], conversation: object) -> Mapping[str, Any]:
-    """The fields next to the messages: those of the request that contains them, or else the row's columns."""
+    """The fields next to the messages: those of the request that contains them, or else the row's columns, of which one
+    may hold all parameters of the request.
+    """
     if isinstance(conversation, Mapping) and "messages" in conversation:
         return conversation
-    return {name: _parsed(row[name]) for name in (*_PARAMETERS, *_TOOLS) if name in row}
+    found: dict[str, Any] = {name: _parsed(row[name]) for name in (*PARAMETERS, *_TOOLS, _PARALLEL) if name in row}
+    for column in row:
+        if column.lower() in _PARAMETER_COLUMNS and isinstance(given := _parsed(row[column]), Mapping):
+            found = {**given, **found}
+    return found
 
 
 def _parsed(cell: str) -> Any:
@@ -318,31 +328,3 @@ def _parsed(cell: str) -> Any:
         return json.loads(cell) if cell.strip() else None
     except ValueError:
         return cell
-
-
-class _Parameters:
-    """Collects the sampling parameters of all rows, and keeps those that are the same everywhere."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, Counter[str]] = {}
-        self._rows = 0
-
-    def add(self, request: Mapping[str, Any]) -> None:
-        """Add the request of one row."""
-        self._rows += 1
-        for name in _PARAMETERS:
-            if request.get(name) is not None:
-                value = json.dumps(request[name], sort_keys=True, ensure_ascii=False)
-                self._values.setdefault(name, Counter())[value] += 1
-
-    def shared(self, problems: ImportProblems) -> dict[str, Any]:
-        """The parameters that all rows have with the same value; a note names the others."""
-        result = {}
-        for name, values in self._values.items():
-            if list(values.values()) == [self._rows]:
-                result[name] = json.loads(next(iter(values)))
-            elif name != "model":
-                problems.note(msg("The rows have different values of {name}; one value is used for all.", name=name))
-        if (limit := result.pop("max_completion_tokens", None)) is not None:
-            result.setdefault("max_tokens", limit)
-        return result

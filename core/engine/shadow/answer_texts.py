@@ -36,7 +36,7 @@ def of_body(endpoint: str, body: object) -> AnswerText:
     if endpoint == RESPONSES:
         text = _of_items(answer.get("output"))
     elif choice := _first(answer.get("choices")):
-        text = _of_message(_mapping(choice.get("message"))) if endpoint == CHAT else _string(choice.get("text"))
+        text = of_message(_mapping(choice.get("message"))) if endpoint == CHAT else _string(choice.get("text"))
     return _answer(text, _mapping(answer.get("usage")))
 
 
@@ -145,7 +145,8 @@ def _answer(text: str | None, usage: Mapping[str, Any]) -> AnswerText:
     )
 
 
-def _of_message(message: Mapping[str, Any]) -> str | None:
+def of_message(message: Mapping[str, Any]) -> str | None:
+    """The text of a message: its calls of tools as JSON, otherwise its words or its refusal; None if it has none."""
     calls = message.get("tool_calls")
     if isinstance(calls, list) and calls:
         return _calls_text(_mapping(_mapping(call).get("function")) for call in calls)

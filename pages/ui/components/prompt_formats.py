@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from core.datasets import dataset_rows, datasets, grid, presets
+from core.datasets import conversation_rows, dataset_rows, datasets, grid, presets
 from core.errors import FabulaError, NotFound
 from core.model_profile.model_purpose import purpose_of
 from core.providers import ModelInfo
@@ -215,7 +215,8 @@ def _suggestions(dataset_id: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
     if recipe is not None:
         return tuple((column.name, column.values) for column in recipe.columns)
     values_by_column: dict[str, dict[str, None]] = {}
-    for name in datasets.summary(cache.store(), dataset_id).columns:
+    columns = datasets.summary(cache.store(), dataset_id).columns
+    for name in (conversation_rows.ASKED,) if conversation_rows.holds(columns) else columns:
         values_by_column[name] = {}
     for row in dataset_rows.page(cache.store(), dataset_id, limit=_SUGGESTED_FROM):
         for name, values in values_by_column.items():  # only prompt columns, not values that are merely stored

@@ -200,12 +200,16 @@ def _findings(found: PromptList, imported: table_reader.Imported) -> None:
     """Render the counts, the rows that can't be asked, and the first prompts."""
     duplicates = n_("{n} duplicate, asked once", "{n} duplicates, asked once", found.duplicates)
     answers = n_("{n} answer dropped", "{n} answers dropped", found.answers)
+    with_tools = sum(bool(one.tools) for one in found.prompts)
     views.facts(
         (
             n_("{n} prompt", "{n} prompts", len(found.prompts)),
             duplicates if found.duplicates else "",
             answers if found.answers else "",
             _("each row has its own system text") if len(found.columns) > 1 else "",
+            n_("{n} with tools, which are sent along", "{n} with tools, which are sent along", with_tools)
+            if with_tools
+            else "",
         )
     )
     importing.cut_short(imported)

@@ -12,7 +12,7 @@ from typing import Final
 
 import streamlit as st
 
-from core.datasets import datasets, export, jsonl, prompt_datasets, versions
+from core.datasets import conversation_rows, datasets, export, jsonl, prompt_datasets, versions
 from core.datasets.datasets import DatasetSummary
 from core.datasets.importers import table_reader
 from core.datasets.versions import Version
@@ -39,7 +39,7 @@ from pages.ui.training import cached_training
 _COMPLETION: Final = "completion"
 _CHAT: Final = "chat"
 _FORMATS: dict[FileFormat, str] = {_COMPLETION: mark("Prompt and completion"), _CHAT: mark("Chat")}
-_WILL = ("add_separator", "add_space", "add_stop", "roles", "system")
+_WILL = ("add_separator", "add_space", "add_stop", "roles", "system", "conversations")
 _SYSTEM_TEXT_HEIGHT = 100  # px
 _SHOWN_START, _SHOWN_END = 40, 24  # characters of a story
 
@@ -59,6 +59,8 @@ def marks(page: str, chosen: DatasetSummary, version: Version | None, only: File
 
     `only`: the only format that the model accepts.
     """
+    if conversation_rows.holds(chosen.columns):
+        return TrainingFormat(file_format="chat")
     with st.popover(_("More"), icon=":material/tune:"):
         key = f"{page}_format_{chosen.id}"
         state.set_default(key, _CHAT if chosen.source in (table_reader.CHAT, prompt_datasets.SOURCE) else _COMPLETION)
@@ -107,7 +109,9 @@ def report(preview: TrainingFilePreview) -> None:
         for finding in findings:
             why = f" :gray[{as_markdown(finding.why)}]" if finding.why else ""
             st.markdown(f"{icon} {as_markdown(str(finding))}{why}")
-    if preview.plan.file_format == "chat":
+    if preview.plan.conversations:
+        st.caption(_("The model reads each row like this: the whole conversation."))
+    elif preview.plan.file_format == "chat":
         st.caption(_("The model reads each row like this: the prompt as the user, the text as the answer."))
     else:
         st.caption(_("The model reads each row like this: the prompt, its separator, the text, its stop."))

@@ -12,7 +12,7 @@ from pathlib import Path
 import streamlit as st
 
 from core import packaged_models
-from core.datasets import datasets, export, mixing
+from core.datasets import conversation_rows, datasets, export, mixing
 from core.datasets.datasets import MAX_NAME, DatasetSummary
 from core.datasets.importers import table
 from core.datasets.splitting import Split
@@ -219,7 +219,8 @@ def _export_card(
         st.caption(_("Too many rows to download in a browser. Use Python to write them line by line (see the docs)."))
         return
     marks = marks if marks.file_format == "completion" else TrainingFormat()
-    _jsonl(chosen, version, marks, _("JSONL, prompt and completion"), model, epochs)
+    if not conversation_rows.holds(chosen.columns):
+        _jsonl(chosen, version, marks, _("JSONL, prompt and completion"), model, epochs)
     _jsonl(chosen, version, TrainingFormat(file_format="chat"), _("JSONL, chat"), model, epochs)
     if datasets.preference_rows(cache.store(), chosen.id, version.id if version else None):
         _preferences(chosen, version)

@@ -7,7 +7,7 @@ from datetime import date
 
 import streamlit as st
 
-from core.datasets import versions
+from core.datasets import conversation_rows, datasets, versions
 from core.finetuning import job_views
 from core.finetuning.job_views import JobView
 from core.migrate.tunes import Tune
@@ -79,6 +79,7 @@ def _buttons(archive_id: str, tune: Tune, provider: str) -> None:
     jobs = _jobs_here(tune)
     trained = next((one for one in jobs if one.fine_tuned_model is not None), None)
     going = next((one for one in jobs if not one.finished), None)
+    conversations = conversation_rows.holds(datasets.summary(cache.store(), tune.dataset_id).columns)
     with st.container(horizontal=True):
         if going is not None and st.button(
             _("Follow the training"), icon=":material/show_chart:", type="primary", key="move_follow"
@@ -96,11 +97,23 @@ def _buttons(archive_id: str, tune: Tune, provider: str) -> None:
         ):  # fmt: skip
             _open_new_job(tune, tune.dataset_id)
         candidates.button(tune)
-        if trained is None and st.button(_("Try prompts first"), icon=":material/science:", key="move_prompts"):
+        if (
+            trained is None
+            and not conversations
+            and st.button(_("Try prompts first"), icon=":material/science:", key="move_prompts")
+        ):
             prompt_trial.open_for(tune.dataset_id, _version_of(tune), f"{provider}/{tune.model}")
             st.switch_page("training.py")
         with st.popover(_("More"), icon=":material/more_horiz:"):
             _more(archive_id, tune, tune.dataset_id, provider)
+    if conversations:
+        st.caption(
+            _(
+                "Its rows are conversations. A new job trains on them as they are in the file: every message, every "
+                "weight and the tools. To compare models, both are asked for the last answer of each conversation; "
+                "calls of tools are compared by name and arguments."
+            )
+        )
     if trained is not None and not provider:
         st.caption(
             _(
