@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from core.datasets.importers import conversations
 from core.datasets.importers.json_objects import BrokenJson
-from core.engine.shadow import answer_texts
+from core.engine import message_text
 from core.message import msg
 from core.sanitize import storable
 
@@ -82,7 +82,7 @@ def texts(prompt: str, completion: str) -> tuple[str, str]:
     shown = [f"{_role(message)}: {_shown(message)}" for message in record["messages"]]
     tools = [_dumps(tool.get("function", tool)) for tool in record.get("tools") or () if isinstance(tool, Mapping)]
     answer = _message(completion, tools=bool(record.get("tools")))
-    return "\n\n".join([*tools, *shown]), answer_texts.of_message(answer) or ""
+    return "\n\n".join([*tools, *shown]), message_text.of_message(answer) or ""
 
 
 def to_ask(prompt: str, completion: str) -> tuple[str, str]:
@@ -91,7 +91,7 @@ def to_ask(prompt: str, completion: str) -> tuple[str, str]:
     messages = record["messages"]
     trained = [i for i, one in enumerate(messages) if _role(one) == "assistant" and one.get("weight") != 0]
     last = trained[-1] if trained else len(messages) - 1
-    return _dumps({**record, "messages": messages[:last]}), answer_texts.of_message(messages[last]) or ""
+    return _dumps({**record, "messages": messages[:last]}), message_text.of_message(messages[last]) or ""
 
 
 def asked(prompt: str) -> AskedConversation:
@@ -151,7 +151,7 @@ def _call(number: int, call: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shown(message: Mapping[str, Any]) -> str:
     """A message as text, with both its words and its calls."""
-    calls = answer_texts.of_message(message) or "" if message.get("tool_calls") else ""
+    calls = message_text.of_message(message) or "" if message.get("tool_calls") else ""
     content = message.get("content")
     words = content if isinstance(content, str) else "".join(_parts(content))
     return "\n".join(filter(None, (words, calls)))

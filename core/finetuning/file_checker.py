@@ -280,11 +280,17 @@ class _FileCheckState:
         count = self.count([text])
         self.tokens += count
         if count > self.context:
-            figures = {"count": f"{count:,}", "context": f"{self.context:,}"}
-            whole = msg("It has {count} tokens, but the model reads at most {context}. The end is cut off.", **figures)
+            said, most = f"{count:,}", f"{self.context:,}"
+            whole = msg(
+                "It has {count} tokens, but the model reads at most {context}. The end is cut off.",
+                count=said,
+                context=most,
+            )
             if is_rejected:
                 whole = msg(
-                    "With its rejected answer it has {count} tokens, but the model reads at most {context}.", **figures
+                    "With its rejected answer it has {count} tokens, but the model reads at most {context}.",
+                    count=said,
+                    context=most,
                 )
             self.add_problem(number, "error", "over_context", whole, raw)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Literal
 
+from core.engine import message_text
 from core.evaluation import scoring
 
 Task = Literal["label", "json", "text"]
@@ -17,7 +18,6 @@ _MAX_LABEL_CHARS = 40  # the same limit as in the quality report
 _MIN_ROWS_PER_LABEL = 2
 _JSON_SHARE = 0.9  # of the expected answers; a few may be damaged
 _FENCE = "```"
-_CALLS = '{"tool_calls": '  # how `core.engine.shadow.answer_texts` begins the text of calls
 _ITEM = re.compile(r"\[\d+\]")
 MISSING = object()
 
@@ -108,7 +108,7 @@ def score(task: Task, answer: str | None, reference: str, parsed: JsonAnswers | 
 
 def _calls(text: str) -> list[tuple[str, Any]] | None:
     """The calls of tools in an answer, as (name, arguments); None if it is no call."""
-    if not text.startswith(_CALLS):
+    if not text.startswith(message_text.CALLS):
         return None
     value = _parse(text).value
     listed = value.get("tool_calls") if isinstance(value, dict) and len(value) == 1 else None

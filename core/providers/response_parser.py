@@ -20,7 +20,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from core.engine.shadow.answer_texts import of_message
+from core.engine.message_text import of_message
 from core.errors import ProviderError
 from core.providers.errors import from_status, message_for, unreadable
 from core.providers.inline_thinking import without_thinking

@@ -192,7 +192,8 @@ def test_of_the_engine_the_studio_imports_only_its_rules() -> None:
     shared, and so is the list of files in its home folder, for backups."""
     rules = (
         "core.engine.chat_messages", "core.engine.cors_origins", "core.engine.finetune_format",
-        "core.engine.home_files", "core.engine.job_rules", "core.engine.launcher_settings", "core.engine.number_checks",
+        "core.engine.home_files", "core.engine.job_rules", "core.engine.launcher_settings", "core.engine.message_text",
+        "core.engine.number_checks",
         "core.engine.training_options",
     )  # fmt: skip
     offenders = [

@@ -16,8 +16,7 @@ from core.datasets import conversation_rows
 from core.datasets.importers import request_bodies
 from core.datasets.importers.json_objects import BrokenJson
 from core.datasets.importers.table import ImportProblems, TableBuilder, position, with_position
-from core.engine import finetune_format
-from core.engine.shadow import answer_texts
+from core.engine import finetune_format, message_text
 from core.errors import BadFile
 from core.message import msg
 
@@ -150,4 +149,4 @@ def _supervised(record: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _last(messages: Sequence[Mapping[str, Any]]) -> str:
     """The last message before the answer, to recognise a row by."""
-    return answer_texts.of_message(messages[-2]) or "" if len(messages) > 1 else ""
+    return message_text.of_message(messages[-2]) or "" if len(messages) > 1 else ""

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from core.engine import message_text
+
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 MAX_CHARS = 1 << 20
 """Longer texts are not compared."""
@@ -36,7 +38,8 @@ def of_body(endpoint: str, body: object) -> AnswerText:
     if endpoint == RESPONSES:
         text = _of_items(answer.get("output"))
     elif choice := _first(answer.get("choices")):
-        text = of_message(_mapping(choice.get("message"))) if endpoint == CHAT else _string(choice.get("text"))
+        message = _mapping(choice.get("message"))
+        text = message_text.of_message(message) if endpoint == CHAT else _string(choice.get("text"))
     return _answer(text, _mapping(answer.get("usage")))
 
 
@@ -99,7 +102,11 @@ class StreamReader:
         """See `Reader`."""
         if self._endpoint == RESPONSES:
             return of_body(RESPONSES, self._response)
-        text = _calls_text(self._calls[index] for index in sorted(self._calls)) if self._calls else "".join(self._text)
+        text = (
+            message_text.of_calls(self._calls[index] for index in sorted(self._calls))
+            if self._calls
+            else "".join(self._text)
+        )
         return _answer(text if self.is_complete and self._chars <= MAX_CHARS else None, self._usage)
 
     def _event(self, data: bytes) -> None:
@@ -145,42 +152,16 @@ def _answer(text: str | None, usage: Mapping[str, Any]) -> AnswerText:
     )
 
 
-def of_message(message: Mapping[str, Any]) -> str | None:
-    """The text of a message: its calls of tools as JSON, otherwise its words or its refusal; None if it has none."""
-    calls = message.get("tool_calls")
-    if isinstance(calls, list) and calls:
-        return _calls_text(_mapping(_mapping(call).get("function")) for call in calls)
-    text = _string(message.get("content"))
-    return _string(message.get("refusal")) if text is None else text
-
-
 def _of_items(items: object) -> str | None:
     """The text of a response's items, or its function calls."""
     found = [item for item in items if isinstance(item, Mapping)] if isinstance(items, list) else []
     calls = [item for item in found if item.get("type") == "function_call"]
     if calls:
-        return _calls_text(calls)
+        return message_text.of_calls(calls)
     lists = [item.get("content") for item in found if item.get("type") == "message"]
     parts = [part for content in lists if isinstance(content, list) for part in content]
     texts = [_string(_mapping(part).get("text")) for part in parts]
     return "".join(text or "" for text in texts) if texts else None
-
-
-def _calls_text(functions: Any) -> str | None:
-    listed = [
-        {"name": function.get("name"), "arguments": _arguments(function.get("arguments"))} for function in functions
-    ]
-    try:
-        return json.dumps({"tool_calls": listed}, ensure_ascii=False)
-    except RecursionError:
-        return None
-
-
-def _arguments(text: object) -> object:
-    try:
-        return json.loads(text) if isinstance(text, str) else text
-    except (ValueError, RecursionError):
-        return text
 
 
 def _parsed(event: bytes) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from itertools import islice
-from typing import Final
+from typing import Final, Literal
 
 import streamlit as st
 
@@ -16,7 +16,6 @@ from core.datasets import conversation_rows, datasets, export, jsonl, prompt_dat
 from core.datasets.datasets import DatasetSummary
 from core.datasets.importers import table_reader
 from core.datasets.versions import Version
-from core.engine.job_rules import TrainingMethod
 from core.errors import FabulaError
 from core.finetuning import preference_training
 from core.finetuning.job_cost import JobEstimate
@@ -181,7 +180,7 @@ class TrainingFormat:
     separator: str | None = None
     stop: str | None = None
     file_format: FileFormat = "completion"
-    method: TrainingMethod = "supervised"
+    method: Literal["supervised", "dpo"] = "supervised"
 
 
 @dataclass(frozen=True, slots=True)

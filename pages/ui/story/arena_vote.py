@@ -127,7 +127,7 @@ def _pairs() -> None:
         n_("**{n} pair for preference training (DPO)**", "**{n} pairs for preference training (DPO)**", len(found))
     )
     with st.container(horizontal=True, vertical_alignment="center"):
-        vote_training.button(votes, "story_pairs_train", primary=True)
+        vote_training.button(votes, key="story_pairs_train", primary=True)
         for form, label in (("openai", _("For OpenAI")), ("trl", _("For TRL"))):
             st.download_button(
                 label,

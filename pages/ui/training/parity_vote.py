@@ -60,7 +60,7 @@ def on_card(old: EvaluationView, new: EvaluationView, margin: float) -> VoteResu
         ]
         st.caption(" · ".join(facts))
         pairs = vote_pairs.from_parity_votes(cache.store(), current_actor(), old, new)
-        vote_training.button(pairs, f"{_KEY}_train", primary=False)
+        vote_training.button(pairs, key=f"{_KEY}_train", primary=False)
         vote_training.left_out(pairs)
     with st.popover(_("Vote blind"), icon=":material/how_to_vote:", key=f"{_KEY}_link"):
         st.caption(

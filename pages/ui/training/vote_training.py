@@ -13,7 +13,7 @@ from pages.ui.i18n import _, listed, n_
 from pages.ui.sign_in import current_actor
 
 
-def button(votes: VotePairs, key: str, *, primary: bool) -> None:
+def button(votes: VotePairs, *, key: str, primary: bool) -> None:
     """Render the button that trains a model on these votes."""
     if st.button(
         _("Train on these votes"), icon=":material/model_training:", type="primary" if primary else "secondary",
