@@ -14,6 +14,8 @@ RAY_VENV ?= .venv-ray
 RAY_READY := $(RAY_VENV)/.ready
 BENCHES ?= train train_gpu dpo serve export storyteller samples tour generate answers quality pages responsive stream soak team guests move conformance
 BENCH_FLAGS ?=
+# One process more than there are processors, at most 4: many tests wait for servers and browsers.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 
 .DEFAULT_GOAL := help
 .PHONY: help run dev test lint format messages raytest bench clean
@@ -28,7 +30,7 @@ dev: $(RUN_READY) ## start the studio and reload it when files change
 	$(BIN)/streamlit run app.py --server.port $(PORT) --server.fileWatcherType auto
 
 test: $(DEV_READY) ## run all tests; tests that cannot run here are skipped with a reason
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 25 $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 25 $(TESTS)
 
 lint: $(DEV_READY) ## check style, annotations and types
 	$(BIN)/ruff check .

@@ -25,10 +25,8 @@ from core.finetuning import job_views, jobs
 from core.finetuning.job_form import JobForm
 from core.providers import engine_endpoint
 from core.settings import Settings
-from core.stories import arena
 from tests.support import browser_page, studio_process
 from tests.support.browser_page import TRAINED_MS, expect, press, press_if_there, settled, shown, visit
-from tests.support.ledger_rows import put_story
 from tests.support.studio_process import RunningStudio
 from tests.support.tiny_gemma import write_tiny_gemma
 from tests.support.waiting import until
@@ -249,40 +247,3 @@ def test_a_tuned_model_that_was_deleted_at_the_engine_is_told_on_its_page(browse
     settled(page)
     page.get_by_role("button", name="Duplicate job").click()
     page.get_by_role("dialog").wait_for()
-
-
-@pytest.mark.slow
-def test_votes_train_a_model_that_is_compared_with_what_it_started_from(browser: Browser, running: Running) -> None:
-    job = job_views.get(running.store, _trained(running, "voted", 12))
-    for number in range(5):  # rounds of earlier days
-        ids = [
-            put_story(running.store, 10 * number + place, round_id=f"r{number}", text=text, prompt=f"idea {number} ->",
-                      model=model, requested_model=model, column_values={"topic": f"idea {number}"})
-            for place, (text, model) in enumerate([("A fine tale", job.fine_tuned_model), ("no", _BASE)])
-        ]  # fmt: skip
-        arena.cast_vote(running.store, LOCAL, f"r{number}", ids, ids[0], blind=True)
-    page = visit(browser, f"{running.studio.url}/story", locale="en-US")
-    settled(page)
-    page.locator(".st-key-story_part").get_by_text("Votes").click()
-    shown(page, "story_pairs_train")
-    page.locator(".st-key-story_pairs_train button").first.click()  # with a help text, Streamlit has it twice
-    dialog = page.get_by_role("dialog")
-    dialog.get_by_text("5 pairs of answers to learn from").wait_for()
-    expect(dialog).to_contain_text("Learn from votes (DPO)")
-    expect(dialog.locator(".st-key-training_base").get_by_role("combobox")).to_have_value(re.compile("voted"))
-    press(page, "training_next")
-    dialog.get_by_text("Beta").first.wait_for()
-    press(page, "training_next")
-    dialog.get_by_text("learns from votes (DPO)").wait_for()
-    press(page, "training_submit")
-    page.get_by_text("The model is ready").first.wait_for(timeout=TRAINED_MS)
-    expect(page.get_by_text("rewards/margins", exact=False).first).to_be_visible()
-    made = next(one for one in job_views.list_jobs(running.store) if one.method == "dpo")
-    assert (made.base_model, made.separator, made.status) == (job.fine_tuned_model, job.separator, "succeeded")
-    press(page, "training_compare")
-    others = page.locator(".st-key-story_others")
-    expect(others.locator('[data-baseweb="tag"]')).to_have_count(2)
-    press(page, "story_button")
-    shown(page, "story_vote_none")
-    press(page, "story_vote_none")
-    page.get_by_text("You chose none of them.").wait_for()
