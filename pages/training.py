@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from pages.ui import visible
+from pages.ui import state, visible
 from pages.ui.components import budget_notes, cards, views
 from pages.ui.i18n import _
 from pages.ui.sign_in import is_team
@@ -33,8 +33,9 @@ def _parts() -> None:
             {
                 "jobs": _("Jobs") if is_team() else _("Your jobs"),
                 prompt_trial.PART: _("Tune or prompt?"),
-                candidate_page.PART: _("Candidates"),
                 "read": _("Read a results file"),
+                # opened from the dialog of a new job; four parts do not fit on a phone
+                **({candidate_page.PART: _("Candidates")} if state.get("training_part") == candidate_page.PART else {}),
             },
         )
         with cards.show_errors():

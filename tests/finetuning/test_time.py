@@ -340,6 +340,7 @@ def test_an_engine_database_of_before_gets_the_columns_and_keeps_its_jobs(tmp_pa
     with closing(sqlite3.connect(path)) as connection:
         for column in ("training_s", "epoch_tokens", "method", "options", "integrations", "beta"):
             connection.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
+        connection.execute("DROP TABLE shadow_calls")
         connection.execute("PRAGMA user_version = 1")
         connection.commit()
     for _start in range(2):
