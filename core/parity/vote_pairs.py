@@ -31,13 +31,13 @@ def from_parity_votes(store: Store, actor: Actor, old: EvaluationView, new: Eval
         of_pair = (ParityVote.old_id == old.id, ParityVote.new_id == new.id)
         for key, choice in session.execute(select(ParityVote.row_key, ParityVote.choice).where(*of_pair)):
             balance[key] += {"new": 1, "old": -1}.get(choice, 0)
-    found = list[PreferencePair]()
+    found, system = list[PreferencePair](), str(new.settings.get("system") or "")
     rows = {row.key: row for row in judge_rows.pairs(store, old.id, new.id, _MAX_ROWS) if row.key in balance}
     for key, row in rows.items():
         if not balance[key] or not row.old.strip() or not row.new.strip():
             continue
         sides = ((row.new, new.model), (row.old, old.model))
         (preferred, writer), (other, other_writer) = sides if balance[key] > 0 else sides[::-1]
-        found.append(PreferencePair(row.prompt, preferred, other, writer, other_writer, private=True))
+        found.append(PreferencePair(row.prompt, preferred, other, writer, other_writer, system=system, private=True))
     undecided = sum(not n for n in balance.values())
     return VotePairs(tuple(found), 0, undecided, len(balance) - undecided - len(found))
