@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from decimal import Decimal
+from itertools import islice
 
 from sqlalchemy import select
 
@@ -172,7 +173,8 @@ def _evaluate_rows(
 ) -> None:
     """Send all rows without an answer, as many at a time as the provider processes in parallel.
 
-    A stop cancels the requests in flight. After an error, the other requests in flight are completed.
+    A stop cancels the requests in flight. After an error, the other requests in flight are completed and no further row
+    is sent.
     """
     view, book = context.view, _book(context.store)
     rows = list(evaluations.examples(context.store, view))
@@ -187,9 +189,11 @@ def _evaluate_rows(
     failures = unanswered = 0
     with ExitStack() as stack:
         stack.callback(context.drained)
-        pool = ThreadPoolExecutor(_requests_at_a_time(client, view.model), thread_name_prefix="evaluation")
+        at_a_time, waiting = _requests_at_a_time(client, view.model), iter(remaining)
+        pool = ThreadPoolExecutor(at_a_time, thread_name_prefix="evaluation")
         stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-        pending: set[Future[RowResult]] = {pool.submit(requester.ask, row) for row in remaining}
+        # No more rows than are in flight: a thread must not send the next one before the results so far were judged.
+        pending: set[Future[RowResult]] = {pool.submit(requester.ask, row) for row in islice(waiting, at_a_time)}
         while pending:
             done, pending = wait(pending, timeout=_POLL_S, return_when=FIRST_COMPLETED)
             for row in done:
@@ -197,6 +201,7 @@ def _evaluate_rows(
                 unanswered = unanswered + 1 if row.result() == "unanswered" else 0
             _raise_if_hopeless(context, failures, unanswered)
             context.raise_and_cancel_requests()
+            pending |= {pool.submit(requester.ask, row) for row in islice(waiting, len(done))}
 
 
 def _requests_at_a_time(client: Client, model: str) -> int:
