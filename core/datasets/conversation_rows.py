@@ -1,8 +1,8 @@
 """Conversations as training rows: every message with its weight, and the tools, exactly as in the file. Pure.
 
 A row's prompt (its column `COLUMN`) is the conversation without its last message, as a JSON object. Its text is that
-message: the words of a plain answer, calls of tools as `{"tool_calls": [{"name", "arguments"}]}`, or else the message
-as JSON. `line` puts both together again.
+message: the words of a plain answer, calls of tools as `{"tool_calls": [{"name", "arguments"}]}`, with `content` for
+words beside them, or else the message as JSON. `line` puts both together again.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def line(prompt: str, completion: str, system: str = "") -> dict[str, Any]:
     messages = list(record["messages"])
     if system and not any(_role(message) in _SYSTEM_ROLES for message in messages):
         messages.insert(0, {"role": "system", "content": system})
-    return {**record, "messages": [*messages, _message(completion, tools=bool(record.get("tools")))]}
+    return {**record, "messages": [*messages, message_of(completion, tools=bool(record.get("tools")))]}
 
 
 def texts(prompt: str, completion: str) -> tuple[str, str]:
@@ -81,8 +81,8 @@ def texts(prompt: str, completion: str) -> tuple[str, str]:
         return prompt, completion
     shown = [f"{_role(message)}: {_shown(message)}" for message in record["messages"]]
     tools = [_dumps(tool.get("function", tool)) for tool in record.get("tools") or () if isinstance(tool, Mapping)]
-    answer = _message(completion, tools=bool(record.get("tools")))
-    return "\n\n".join([*tools, *shown]), message_text.of_message(answer) or ""
+    answer = message_of(completion, tools=bool(record.get("tools")))
+    return "\n\n".join([*tools, *shown]), message_text.of_answer(answer) or ""
 
 
 def to_ask(prompt: str, completion: str) -> tuple[str, str]:
@@ -125,11 +125,15 @@ def _completion(message: Mapping[str, Any], *, tools: bool) -> str:
     """The last message as the text of a row."""
     content = message.get("content")
     plain = message.keys() <= _PLAIN and isinstance(content, str) and content.strip()
-    return str(content) if plain and _message(str(content), tools=tools) == message else _dumps(message)
+    return str(content) if plain and message_of(str(content), tools=tools) == message else _dumps(message)
 
 
-def _message(completion: str, *, tools: bool) -> dict[str, Any]:
-    """The message that the text of a row stands for."""
+def message_of(completion: str, *, tools: bool) -> dict[str, Any]:
+    """The message that the text of a row or of an answer stands for.
+
+    Args:
+        tools: whether the conversation has tools, so that the text may be their calls.
+    """
     if completion.startswith("{"):
         try:
             found = json.loads(completion)
@@ -139,7 +143,12 @@ def _message(completion: str, *, tools: bool) -> dict[str, Any]:
             return found
         calls = found.get("tool_calls") if isinstance(found, dict) and tools else None
         if isinstance(calls, list) and calls and all(isinstance(one, Mapping) and "name" in one for one in calls):
-            return {"role": "assistant", "content": None, "tool_calls": [_call(*one) for one in enumerate(calls, 1)]}
+            words = found.get("content")
+            return {
+                "role": "assistant",
+                "content": words if isinstance(words, str) else None,
+                "tool_calls": [_call(*one) for one in enumerate(calls, 1)],
+            }
     return {"role": "assistant", "content": completion}
 
 

@@ -19,11 +19,14 @@ from core.errors import BadTrainingFile
 from core.message import Message, msg
 
 PreferenceFormat = Literal["chat", "completion"]
-DropReason = Literal["single", "empty", "equal", "repeated", "outvoted", "undecided"]
+DropReason = Literal["single", "empty", "equal", "conversation", "repeated", "outvoted", "undecided"]
 REASONS: Final[Mapping[DropReason, Callable[[str], Message]]] = {
     "single": lambda n: msg("Rows without a second answer: {n}.", n=n),
     "empty": lambda n: msg("Rows with an empty answer: {n}.", n=n),
     "equal": lambda n: msg("Rows whose two answers are equal, so there is nothing to prefer: {n}.", n=n),
+    "conversation": lambda n: msg(
+        "Rows with a conversation of several messages or with tools, which only a chat model reads: {n}.", n=n
+    ),
     "repeated": lambda n: msg("Rows that repeat a choice; it counts once: {n}.", n=n),
     "outvoted": lambda n: msg("Rows with the opposite choice of most rows for the same two answers: {n}.", n=n),
     "undecided": lambda n: msg("Rows whose two answers were preferred equally often: {n}.", n=n),
@@ -72,7 +75,7 @@ class PreferencePlan:
         """
         written = set[int]()
         for row in (_as_read(row, self.stop) for row in rows):
-            if _reason(row) is not None:
+            if _reason(row, self.file_format) is not None:
                 continue
             key, sign = _key(row)
             if key not in self.balance:
@@ -139,7 +142,7 @@ def plan(
     dropped, choices = Counter[DropReason](), dict[int, tuple[int, int]]()
     longest = 0
     for row in (_as_read(row, stop) for row in rows):
-        if (reason := _reason(row)) is not None:
+        if (reason := _reason(row, file_format)) is not None:
             dropped[reason] += 1
             continue
         key, sign = _key(row)
@@ -162,7 +165,9 @@ def plan(
     if not found.kept:
         raise BadTrainingFile(
             msg("There is no pair of answers to learn from. Rows: {n}.", n=f"{total:,}"),
-            msg("Vote on answers on the Story page, or load a file of preferences."),
+            msg("Start from a chat model.")
+            if dropped["conversation"]
+            else msg("Vote on answers on the Story page, or load a file of preferences."),
         )
     return found
 
@@ -175,13 +180,16 @@ def _as_read(row: PreferenceRow, stop: str) -> PreferenceRow:
     return PreferenceRow(row.prompt, preferred, rejected, row.conversation)
 
 
-def _reason(row: PreferenceRow) -> DropReason | None:
-    """Why a row alone has nothing to learn; None if it does."""
+def _reason(row: PreferenceRow, file_format: PreferenceFormat) -> DropReason | None:
+    """Why a model of this format learns nothing from a row alone; None if it does."""
     if row.rejected is None:
         return "single"
     if not row.preferred.strip() or not row.rejected.strip():
         return "empty"
-    return "equal" if row.preferred.strip() == row.rejected.strip() else None
+    if row.preferred.strip() == row.rejected.strip():
+        return "equal"
+    is_read = file_format == "chat" or preference_lines.is_one_prompt(row.conversation)
+    return None if is_read else "conversation"
 
 
 def _key(row: PreferenceRow) -> tuple[int, int]:

@@ -22,6 +22,27 @@ def of_message(message: Mapping[str, Any]) -> str | None:
     return text if isinstance(text, str) else None
 
 
+def of_answer(message: Mapping[str, Any]) -> str | None:
+    """Like `of_message`, with the words that stand beside calls of tools as a further key, `content`."""
+    text, words = of_message(message), message.get("content")
+    if text is None or not message.get("tool_calls") or not isinstance(words, str) or not words.strip():
+        return text
+    return f"{text[:-1]}, {json.dumps({'content': words}, ensure_ascii=False)[1:]}"
+
+
+def calls_only(text: str) -> str:
+    """The text of an answer without the words beside its calls of tools, which two answers need not have in common."""
+    if not text.startswith(CALLS):
+        return text
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    if not isinstance(value, dict) or value.keys() != {"tool_calls", "content"}:
+        return text
+    return json.dumps({"tool_calls": value["tool_calls"]}, ensure_ascii=False)
+
+
 def of_calls(functions: Iterable[Mapping[str, Any]]) -> str | None:
     """Names and arguments of calls as JSON; None if they are nested too deeply."""
     listed = [

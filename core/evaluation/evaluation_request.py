@@ -93,10 +93,16 @@ class EvaluationContext:
                 return False
             if evaluation.state == "queued":
                 evaluation.state = "running"
-            earlier, evaluation.claimed_by = evaluation.claimed_by, self.claimant
-        while earlier not in (None, self.claimant) and self._has_requests_in_flight(str(earlier)):
+            # While an executor waits, the column also names the last one that sent requests, so that whoever comes next
+            # waits for it, too, even if this executor is killed meanwhile.
+            earlier = (evaluation.claimed_by or "").split()[-1:]
+            evaluation.claimed_by = " ".join([self.claimant, *earlier])
+        while earlier and self._has_requests_in_flight(earlier[0]):
             self.raise_if_stopped()
             self.stopping.wait(_TAKEOVER_POLL_S)
+        with self.store.session() as session:
+            self.check_claim(session)
+            session.get_one(Evaluation, self.id).claimed_by = self.claimant
         return True
 
     def _has_requests_in_flight(self, claimant: str) -> bool:
@@ -121,6 +127,10 @@ class EvaluationContext:
         with self.store.reading() as session:
             self._check(session, lock=False)
 
+    def owns(self, claimed_by: str | None) -> bool:
+        """Whether this executor is the newest one, from the column `claimed_by`."""
+        return (claimed_by or "").split()[:1] == [self.claimant]
+
     def check_claim(self, session: Session) -> None:
         """Like `raise_if_stopped`; no other executor can take over before the end of this transaction."""
         self._check(session, lock=True)
@@ -128,9 +138,10 @@ class EvaluationContext:
     def _check(self, session: Session, *, lock: bool) -> None:
         query = select(Evaluation.state, Evaluation.claimed_by).where(Evaluation.id == self.id)
         found = session.execute(query.with_for_update(read=True) if lock else query).first()
-        if found is not None and found.claimed_by != self.claimant:
+        is_owner = found is not None and self.owns(found.claimed_by)
+        if found is not None and not is_owner:
             self.superseded.set()
-        if found is None or found.state != "running" or found.claimed_by != self.claimant:
+        if found is None or found.state != "running" or not is_owner:
             raise EvaluationStopped
 
     def raise_and_cancel_requests(self) -> None:

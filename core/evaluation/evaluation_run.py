@@ -18,6 +18,7 @@ from core.datasets.quality.report import QualityRow
 from core.db import leases
 from core.db.store import Store
 from core.db.tables import Evaluation, EvaluationAnswer, Spend, TrainingJob, utcnow
+from core.engine import message_text
 from core.errors import FabulaError, ModelNotFound
 from core.evaluation import evaluations, scoring
 from core.evaluation.evaluation_request import (
@@ -135,7 +136,7 @@ def compute_metrics(store: Store, evaluation: EvaluationView) -> Metrics:
         ).all()
         durations = machine_time.request_seconds(session, {evaluation.id: evaluation.finished_at})
     stop = str(evaluation.settings.get("stop") or "")
-    pairs = [(scoring.remove_stop(one.expected, stop), one.text or "") for one in answered]
+    pairs = [(scoring.remove_stop(one.expected, stop), message_text.calls_only(one.text or "")) for one in answered]
     labels = [(scoring.normalize_label(expected), scoring.normalize_label(text)) for expected, text in pairs]
     is_label, is_text = evaluation.kind == "label", evaluation.kind == "text"
     loss = _loss(store, evaluation)
@@ -162,7 +163,7 @@ def _finish(context: EvaluationContext) -> None:
     metrics = compute_metrics(context.store, context.view)
     with context.store.session() as session:
         evaluation = session.get_one(Evaluation, context.id)
-        if evaluation.state in ACTIVE and evaluation.claimed_by == context.claimant:
+        if evaluation.state in ACTIVE and context.owns(evaluation.claimed_by):
             evaluation.metrics = metrics.to_dict()
             evaluation.state = "done" if evaluation.state == "running" else "stopped"
             evaluation.reason, evaluation.finished_at = None, utcnow()

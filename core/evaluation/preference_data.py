@@ -11,7 +11,7 @@ import pandas as pd
 from sqlalchemy import select
 
 from core.actor import Actor, requires
-from core.datasets import datasets, versions
+from core.datasets import dataset_rows, datasets, versions
 from core.datasets.importers import preference_lines
 from core.db.store import Store
 from core.db.tables import Checkpoint, Dataset, Row, TrainingJob
@@ -39,8 +39,8 @@ class PreferenceData:
 def save(store: Store, actor: Actor, name: str, pairs: Sequence[PreferencePair]) -> PreferenceData:
     """Save pairs as a data set with one version. A tenth of them is kept for validation if there are 20 or more.
 
-    If all pairs are from the same columns, these are its columns, joined as in the training data of the model that was
-    voted on; otherwise its only column is the prompt. The data set is private if an answer is.
+    If the prompts of all pairs are the same columns, joined as in the training data of the model that was voted on,
+    these are its columns; otherwise its only column is the prompt. The data set is private if an answer is.
 
     Raises:
         BadTrainingFile: there are no pairs.
@@ -49,9 +49,10 @@ def save(store: Store, actor: Actor, name: str, pairs: Sequence[PreferencePair])
         raise BadTrainingFile(
             msg("There is no pair of answers to learn from."), msg("Compare models on the Story page, and vote.")
         )
-    columns = _columns(pairs)
+    columns, separator = _prompt_format(store, pairs)
     answer, rejected, *others = _free_names(columns)
     systems = {pair.system for pair in pairs}
+    conversations = [_conversation(pair, is_needed=len(systems) > 1) for pair in pairs]
     frame = pd.DataFrame(
         [
             {
@@ -60,16 +61,16 @@ def save(store: Store, actor: Actor, name: str, pairs: Sequence[PreferencePair])
                 rejected: pair.other,
                 others[0]: pair.preferred_model,
                 others[1]: pair.other_model,
-                others[2]: _conversation(pair) if len(systems) > 1 else "",
+                others[2]: conversation,
             }
-            for pair in pairs
+            for pair, conversation in zip(pairs, conversations, strict=True)
         ]
     )
-    others = others if len(systems) > 1 else others[:2]
+    others = others if any(conversations) else others[:2]
     with store.session():  # one transaction: a data set without its version would look unfinished
         dataset_id = datasets.from_frame(
             store, actor, name, frame, columns, answer, "votes", rejected_column=rejected, other_columns=others,
-            separator=_separator(store, columns, pairs), private=any(pair.private for pair in pairs),
+            separator=separator, private=any(pair.private for pair in pairs),
         )  # fmt: skip
         if len(systems) == 1 and (system := systems.pop()):
             datasets.set_system_message(store, actor, dataset_id, system)
@@ -89,11 +90,16 @@ def voted_models(store: Store, dataset_id: str) -> tuple[str, ...]:
     return tuple(name for name, _n in counts.most_common())
 
 
-def _columns(pairs: Sequence[PreferencePair]) -> list[str]:
-    """The columns that all pairs have in common, in order; only the prompt if they differ."""
-    first = list(pairs[0].values or {})
-    same = bool(first) and all(list(pair.values or {}) == first for pair in pairs)
-    return first if same else [_PROMPT]
+def _prompt_format(store: Store, pairs: Sequence[PreferencePair]) -> tuple[list[str], str]:
+    """The columns whose joined values are the prompts, and what joins them; the prompt itself if there are none."""
+    columns = list(pairs[0].values or {})
+    separator = _separator(store, columns, pairs)
+    joined = bool(columns) and all(
+        list(pair.values or {}) == columns
+        and dataset_rows.join_values((pair.values or {}).values(), separator) == pair.prompt
+        for pair in pairs
+    )
+    return (columns, separator) if joined else ([_PROMPT], _COMMA)
 
 
 def _free_names(columns: Sequence[str]) -> list[str]:
@@ -102,12 +108,11 @@ def _free_names(columns: Sequence[str]) -> list[str]:
     return [name if name not in columns else f"{name} (vote)" for name in wanted]
 
 
-def _conversation(pair: PreferencePair) -> str:
-    """The system text of one pair, where pairs have different ones."""
-    if not pair.system:
-        return ""
-    messages = [{"role": "system", "content": pair.system}, {"role": "user", "content": pair.prompt}]
-    return preference_lines.dumps({"messages": messages})
+def _conversation(pair: PreferencePair, *, is_needed: bool) -> str:
+    """What a pair asks beyond its prompt. `is_needed`: its system text is a part of that, because others differ."""
+    if not is_needed or not pair.system:
+        return pair.conversation
+    return preference_lines.with_system(pair.conversation, pair.prompt, pair.system)
 
 
 def _separator(store: Store, columns: Sequence[str], pairs: Sequence[PreferencePair]) -> str:

@@ -110,7 +110,7 @@ def _calls(text: str) -> list[tuple[str, Any]] | None:
     """The calls of tools in an answer, as (name, arguments); None if it is no call."""
     if not text.startswith(message_text.CALLS):
         return None
-    value = _parse(text).value
+    value = _parse(message_text.calls_only(text)).value
     listed = value.get("tool_calls") if isinstance(value, dict) and len(value) == 1 else None
     if not isinstance(listed, list) or not all(isinstance(one, dict) and "name" in one for one in listed):
         return None

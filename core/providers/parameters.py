@@ -20,6 +20,7 @@ from core.providers.schemas import CompletionRequest, Endpoint, Provider
 
 TOKEN_CAPS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 """The two names of the token limit parameter, each mapped to the other."""
+_SYSTEM_ROLES = ("system", "developer")
 _log = logging.getLogger("fabula.providers")
 _lock = threading.Lock()
 _learned: dict[_ModelEndpoint, dict[str, str | None]] = {}  # rejected parameter → its replacement; None: omitted
@@ -165,8 +166,9 @@ def request_body(request: CompletionRequest, capabilities: Capabilities) -> dict
 
 
 def _chat(request: CompletionRequest, capabilities: Capabilities) -> dict[str, Any]:
-    messages: list[Mapping[str, Any]] = [{"role": "system", "content": request.system}] if request.system else []
-    messages += request.messages or [{"role": "user", "content": request.prompt}]
+    messages: list[Mapping[str, Any]] = [*(request.messages or [{"role": "user", "content": request.prompt}])]
+    if request.system and not any(one.get("role") in _SYSTEM_ROLES for one in messages):
+        messages.insert(0, {"role": "system", "content": request.system})
     body = {"messages": messages, capabilities.token_limit: request.max_tokens, **_common(request, capabilities)}
     if request.response_format:
         body["response_format"] = json.loads(request.response_format)

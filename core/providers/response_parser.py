@@ -20,7 +20,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from core.engine.message_text import of_message
+from core.engine.message_text import of_answer
 from core.errors import ProviderError
 from core.providers.errors import from_status, message_for, unreadable
 from core.providers.inline_thinking import without_thinking
@@ -226,7 +226,7 @@ def _choice(choice: Any, provider: Provider, *, tools: bool) -> Choice:
     message = choice.get("message") or choice.get("delta") or choice.get("content")
     text, finish_reason = text_and_finish_reason(message, raw_finish_reason(choice))
     if tools and isinstance(message, dict) and message.get("tool_calls"):
-        text = of_message(message) or ""
+        text = of_answer(message) or ""
         finish_reason = "stop" if finish_reason == "tool_calls" else finish_reason  # the answer is complete
     error = error_object({"error": choice["error"]}) if choice.get("error") else None
     return Choice(

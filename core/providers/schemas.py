@@ -63,8 +63,8 @@ class CompletionRequest:
     """One text request. `n` > 1 requests several completions of the same prompt.
 
     Attributes:
-        messages: a whole conversation, sent after `system` instead of `prompt` where the endpoint is chat; `prompt` is
-            then its text.
+        system: for a conversation without a system text of its own.
+        messages: a whole conversation, sent instead of `prompt` where the endpoint is chat; `prompt` is then its text.
         response_format: OpenAI's `response_format` as JSON, or "". Chat only.
         tools: OpenAI's `tools` as JSON, or "". Chat only. A call of a tool is then an answer, see `Choice`.
         parallel_tool_calls: None leaves it to the provider.
@@ -91,7 +91,8 @@ class Choice:
     """One completion of a prompt.
 
     Attributes:
-        text: the text; for calls of tools that the request offers, `{"tool_calls": [{"name", "arguments"}]}`.
+        text: the text; for calls of tools that the request offers, `{"tool_calls": [{"name", "arguments"}]}`, with
+            `content` for words beside them.
         finish_reason: see `response_parser.normalize_finish_reason`; None if the endpoint gave none or it is
             unreadable.
         error: the endpoint's message about an error that ended the text; "" if there is none.

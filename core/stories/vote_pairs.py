@@ -30,6 +30,7 @@ class PreferencePair:
         values: the column values that filled the prompt; None for a free prompt.
         system: the system text of the request.
         private: whether only its owner may read one of the answers.
+        conversation: see `core.datasets.importers.preference_lines`; "" if the prompt is all that was asked.
     """
 
     prompt: str
@@ -40,6 +41,7 @@ class PreferencePair:
     values: Mapping[str, str] | None = None
     system: str = ""
     private: bool = False
+    conversation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class VotePairs:
     unusable: int = 0
 
 
-def from_votes(store: Store, reader: Actor | None = None) -> VotePairs:
+def from_votes(store: Store, reader: Actor | None) -> VotePairs:
     """The winner of each round with every other story of it, as most people chose; a pair of stories counts once.
 
     An edited version is used for the preferred story, the original text for the other one. Stories that `reader` may

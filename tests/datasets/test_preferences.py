@@ -79,6 +79,43 @@ def test_an_edited_answer_is_written_instead_of_the_one_in_the_file(store: Store
     assert _written(store, dataset_id)[-1] == _line({**_ask("three"), "tools": [_TOOL]}, _said("in words"), _said("no"))
 
 
+def _kept(asked: dict[str, Any]) -> str:
+    return json.dumps({"input": asked}, ensure_ascii=False)
+
+
+@pytest.mark.parametrize(
+    ("asked", "prompt", "messages"),
+    [
+        ({"messages": _TURNS}, "User: Hi\n\nAssistant: Hello\n\nUser: And now?", _TURNS),
+        ({"messages": _TURNS}, "Edited", [_TURNS[0], *_ask("Edited")["messages"]]),
+        ({**_ask("Hi"), "tools": [_TOOL]}, "Hi ", _ask("Hi")["messages"]),
+        ({**_ask("Hi"), "tools": [_TOOL]}, "Edited", _ask("Edited")["messages"]),
+    ],
+)
+def test_an_edited_prompt_is_written_instead_of_the_one_in_the_file(
+    asked: dict[str, Any], prompt: str, messages: list[dict[str, Any]]
+) -> None:
+    rows = [PreferenceRow(prompt, "good", "bad", _kept(asked))]
+    (line,) = map(json.loads, preferences.plan(rows).lines(rows))
+    assert line["input"] == {**asked, "messages": messages}
+
+
+def test_a_model_that_continues_texts_learns_nothing_from_conversations_and_that_is_said() -> None:
+    with_system = {"messages": [_TURNS[0], _TURNS[1]]}
+    rows = [
+        PreferenceRow("Hi", "good", "bad", _kept(with_system)),
+        PreferenceRow("User: Hi …", "good", "bad", _kept({"messages": _TURNS})),
+        PreferenceRow("Hi", "good", "bad", _kept({**_ask("Hi"), "tools": [_TOOL]})),
+    ]
+    plan = preferences.plan(rows, "completion", separator=" ->", stop=".")
+    assert [json.loads(line)["prompt"] for line in plan.lines(rows)] == ["Hi ->"]
+    assert plan.dropped == {"conversation": 2} and "only a chat model" in str(plan.sentences()[0])
+    assert len(list(preferences.plan(rows).lines(rows))) == 3
+    with pytest.raises(BadTrainingFile) as refused:
+        preferences.plan(rows[1:], "completion")
+    assert refused.value.next_step == "Start from a chat model."
+
+
 def test_the_other_answer_is_part_of_a_versions_hash_and_old_hashes_stay(store: Store) -> None:
     hashes = []
     for bad in ("bad", "worse"):

@@ -16,6 +16,7 @@ from sqlalchemy import func, select, update
 
 from core.actor import LOCAL
 from core.datasets import datasets, versions
+from core.db import leases
 from core.db.store import Store
 from core.db.tables import Evaluation, EvaluationAnswer, Spend, TrainingJob
 from core.errors import (
@@ -191,6 +192,56 @@ def test_two_workers_at_one_evaluation_pay_no_row_twice(store: Store, form: Eval
     assert (view.state, view.answered, spent(store, MOMENT, evaluation_id).calls) == ("done", 24, 24)
     prompts = [one.prompt for one in (*first.asked, *second.asked)]
     assert len(prompts) == len(set(prompts)) == 24
+
+
+def test_a_third_worker_waits_for_the_first_though_the_second_died_waiting(store: Store, form: EvaluationForm) -> None:
+    evaluation_id = evaluations.start(store, LOCAL, form)
+    first, third, released = ScriptedModel(right), ScriptedModel(right), threading.Event()
+
+    def say(request: CompletionRequest) -> str:
+        assert released.wait(WAIT_LIMIT_S)
+        return right(request)
+
+    first.say = say
+    with ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(go, store, evaluation_id, first)
+        until(lambda: len(first.asked) == evaluation_run.DEFAULT_CONCURRENCY, "requests in flight")
+        owner = _claim(store, evaluation_id)
+        killed = EvaluationContext(store, evaluation_id, InstantEvent(), f"{leases.this_worker()}:gone")
+        killed.stopping.set()
+        with pytest.raises(EvaluationStopped):
+            killed.begin()
+        assert _claim(store, evaluation_id) == f"{killed.claimant} {owner}"
+        quick = pool.submit(go, store, evaluation_id, third)
+        until(lambda: killed.claimant not in str(_claim(store, evaluation_id)), "another worker took over")
+        assert not third.asked
+        released.set()
+        slow.result(), quick.result()
+    view = evaluations.get(store, evaluation_id)
+    assert (view.state, view.answered, spent(store, MOMENT, evaluation_id).calls) == ("done", 24, 24)
+    prompts = [one.prompt for one in (*first.asked, *third.asked)]
+    assert len(prompts) == len(set(prompts)) == 24
+
+
+def test_one_who_waits_for_another_can_be_stopped_by_a_person(store: Store, form: EvaluationForm) -> None:
+    evaluation_id = evaluations.start(store, LOCAL, form)
+    first, released = ScriptedModel(right), threading.Event()
+
+    def say(request: CompletionRequest) -> str:
+        assert released.wait(WAIT_LIMIT_S)
+        return right(request)
+
+    first.say = say
+    with ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(go, store, evaluation_id, first)
+        until(lambda: len(first.asked) == evaluation_run.DEFAULT_CONCURRENCY, "requests in flight")
+        owner = _claim(store, evaluation_id)
+        waiting = pool.submit(go, store, evaluation_id, ScriptedModel(right))
+        until(lambda: _claim(store, evaluation_id) != owner, "another worker took over")
+        evaluations.stop(store, LOCAL, evaluation_id)
+        waiting.result(), released.set(), slow.result()
+    view = evaluations.get(store, evaluation_id)
+    assert view.state == "stopped" and spent(store, MOMENT, evaluation_id).calls == view.answered
 
 
 def _claim(store: Store, evaluation_id: str) -> str | None:

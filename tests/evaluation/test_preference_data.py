@@ -41,7 +41,7 @@ def test_several_people_decide_on_a_pair_together(store: Store) -> None:
     _vote(store, "r3", [f, g], f)
     h, i = _round(store, 4, {"text": "h"}, {"text": "i"})
     _vote(store, "r4", [h, i], None)
-    found = vote_pairs.from_votes(store)
+    found = vote_pairs.from_votes(store, None)
     assert {(pair.preferred, pair.other) for pair in found.pairs} == {("a", "b"), ("a", "c"), ("b", "c")}
     assert (found.none, found.undecided, found.unusable) == (1, 1, 1)
     with store.session() as session:
@@ -63,7 +63,7 @@ def test_the_data_set_has_the_columns_and_prompts_that_the_voted_model_was_train
             {"text": bad, "model": "m", "requested_model": _TUNED, "prompt": "d1 / 1 ->", "column_values": values},
         )  # fmt: skip
         _vote(store, f"r{number}", ids, ids[0])
-    pairs = vote_pairs.from_votes(store).pairs
+    pairs = vote_pairs.from_votes(store, None).pairs
     assert {pair.prompt for pair in pairs} == {"d1 / 1"}  # without the separator of its training
     made = preference_data.save(store, LOCAL, "votes", pairs)
     summary = datasets.summary(store, made.dataset_id)
@@ -73,12 +73,24 @@ def test_the_data_set_has_the_columns_and_prompts_that_the_voted_model_was_train
     assert set(preference_data.voted_models(store, made.dataset_id)) == {"base", _TUNED}
 
 
+def test_a_prompt_that_is_not_the_joined_columns_is_kept_as_it_was_asked(store: Store) -> None:
+    ids = _round(
+        store, 1,
+        *({"text": text, "prompt": "Write about d1.", "column_values": {"x": "d1", "y": "1"}} for text in ("g", "b")),
+    )  # fmt: skip
+    _vote(store, "r1", ids, ids[0])
+    made = preference_data.save(store, LOCAL, "votes", vote_pairs.from_votes(store, None).pairs)
+    assert datasets.summary(store, made.dataset_id).columns == ("prompt",)
+    rows = list(export.Selection(store, made.dataset_id, made.version_id).preferences())
+    assert rows == [PreferenceRow("Write about d1.", "g", "b")]
+
+
 @pytest.mark.parametrize("systems", [("Be kind.", "Be kind."), ("Be kind.", "")])
 def test_system_texts_are_kept(store: Store, systems: tuple[str, str]) -> None:
     for number, system in enumerate(systems):
         ids = _round(store, number, *({"text": text, "parameters": {"system": system}} for text in ("good", "bad")))
         _vote(store, f"r{number}", ids, ids[0])
-    made = preference_data.save(store, LOCAL, "votes", vote_pairs.from_votes(store).pairs)
+    made = preference_data.save(store, LOCAL, "votes", vote_pairs.from_votes(store, None).pairs)
     selection = export.Selection(store, made.dataset_id, made.version_id)
     plan = export.preference_plan(selection, "chat")
     assert sum('"system"' in line for line in export.preference_lines_of(selection, plan)) == sum(map(bool, systems))
@@ -86,4 +98,4 @@ def test_system_texts_are_kept(store: Store, systems: tuple[str, str]) -> None:
 
 def test_no_votes_are_no_data_set(store: Store) -> None:
     with pytest.raises(BadTrainingFile, match="no pair"):
-        preference_data.save(store, LOCAL, "votes", vote_pairs.from_votes(store).pairs)
+        preference_data.save(store, LOCAL, "votes", vote_pairs.from_votes(store, None).pairs)

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from core import ownership
 from core.actor import LOCAL, Actor
-from core.datasets import export, versions
+from core.datasets import datasets, export, versions
 from core.db.store import Store
 from core.db.tables import ParityVote
 from core.errors import FabulaError, NotAllowed, NotFound
@@ -32,7 +32,9 @@ _PEOPLE = [Actor(name, name, "viewer") for name in ("ann", "ben", "cleo")]
 @pytest.fixture
 def pair(store: Store, form: EvaluationForm) -> Pair:
     """Evaluations with 24 rows, answered `old answer` and `new answer`."""
-    ids = [evaluations.start(store, LOCAL, replace(form, model=model)) for model in (BASE, "new-model")]
+    ids = [
+        evaluations.start(store, LOCAL, replace(form, model=model, system="Be brief.")) for model in (BASE, "new-model")
+    ]
     for evaluation_id, text in zip(ids, ("old answer", "new answer"), strict=True):
         go(store, evaluation_id, ScriptedModel(functools.partial(_say, text)))
     found = evaluations.get(store, ids[0]), evaluations.get(store, ids[1])
@@ -100,6 +102,7 @@ def test_the_answers_that_most_people_preferred_become_a_data_set_to_train_on(st
     assert (version.n_train, version.n_validation) == (19, 2)
     assert preference_data.voted_models(store, made.dataset_id) == ("new-model", BASE)
     chosen = export.Selection(store, made.dataset_id, made.version_id)
+    assert datasets.system_message(store, made.dataset_id) == "Be brief."
     assert {(row.preferred, row.rejected) for row in chosen.preferences()} == {("new answer", "old answer")}
 
 

@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 
 from core.actor import LOCAL
-from core.datasets import datasets, versions
+from core.datasets import datasets, export, versions
 from core.db.store import Store
 from core.engine import finetune_format
 from core.errors import BadTrainingFile
-from core.evaluation import evaluations, prompt_trials
-from core.evaluation.evaluations import EvaluationForm
+from core.evaluation import evaluations, preference_data, prompt_trials
+from core.evaluation.evaluations import EvaluationForm, EvaluationView
 from core.evaluation.prompt_trials import PromptTrial
 from core.finetuning import file_checker, job_views, jobs, submit
 from core.finetuning.job_form import JobForm
 from core.migrate import tunes
 from core.migrate.account_views import AccountView
-from core.parity import from_evaluations
+from core.parity import from_evaluations, vote_pairs, votes
 from core.providers import CompletionRequest
 from tests.support.live_runs import NO_PRICES
 from tests.support.openai_account import OpenAIAccount
@@ -112,6 +112,45 @@ def test_both_models_are_asked_with_messages_and_tools_and_calls_are_compared(st
     rows = from_evaluations.compared_rows(store, evaluations.get(store, ids[0]), evaluations.get(store, ids[1]))
     assert sum(row.old == row.expected for row in rows) == 6
     assert sum(row.new == row.expected for row in rows) == 4
+
+
+def test_votes_on_conversations_become_preferences_with_all_messages_tools_and_calls(
+    store: Store, dataset_id: str
+) -> None:
+    (version,) = versions.list_versions(store, dataset_id)
+    form = EvaluationForm(dataset_id, "engine", "tuned", version_id=version.id, file_format="chat", system="Be kind.")
+
+    def said(request: CompletionRequest, text: str) -> str:
+        called = {"tool_calls": [{"name": "track", "arguments": {"parcel": 1}}], "content": f"{text} looks."}
+        return json.dumps(called) if request.tools and request.messages[-1]["role"] == "user" else text
+
+    def answered(model: str) -> EvaluationView:
+        evaluation_id = evaluations.start(store, LOCAL, replace(form, model=model))
+        go(store, evaluation_id, ScriptedModel(partial(said, text=model)))
+        return evaluations.get(store, evaluation_id)
+
+    pair = answered("old"), answered("new")
+    while ballot := votes.next_ballot(store, LOCAL, *pair):
+        votes.cast(store, LOCAL, *pair, ballot.row_key, "left" if "new" in ballot.left else "right")
+    found = vote_pairs.from_parity_votes(store, LOCAL, *pair)
+    assert len(found.pairs) == 6
+    made = preference_data.save(store, LOCAL, "votes", found.pairs)
+    selection = export.Selection(store, made.dataset_id, made.version_id)
+    lines = [
+        json.loads(line) for line in export.preference_lines_of(selection, export.preference_plan(selection, "chat"))
+    ]
+    assert len(lines) == 6
+    for line in lines:
+        assert finetune_format.format_of(finetune_format.parse_line(json.dumps(line).encode())) == "preference"
+        messages, answer = line["input"]["messages"], line["preferred_output"][0]
+        own_system = any(message == {"role": "system", "content": "Help."} for message in messages)
+        assert messages[0]["content"] == ("Help." if own_system else "Be kind.")
+        assert own_system == (messages[-1]["content"] != "Thanks") == ("tools" in line["input"])
+        if len(messages) == 2:
+            assert answer["content"] == "new looks." and answer["tool_calls"][0]["function"]["name"] == "track"
+            assert line["non_preferred_output"][0]["content"] == "old looks."
+        else:
+            assert answer == {"role": "assistant", "content": "new"}
 
 
 def test_what_can_not_be_done_with_conversations_is_said(store: Store, dataset_id: str) -> None:

@@ -36,7 +36,7 @@ def votes(store: Store, engine_server: FaultServer) -> None:
 def test_votes_become_a_job_that_learns_which_answer_is_preferred(store: Store) -> None:
     text = words(visit("story", story_part="votes"))
     assert "3 pairs for preference training" in text and "Not used: 1 vote for none of the stories." in text
-    made = preference_data.save(store, LOCAL, "votes", vote_pairs.from_votes(store).pairs)
+    made = preference_data.save(store, LOCAL, "votes", vote_pairs.from_votes(store, None).pairs)
     chosen = {"training_dataset": made.dataset_id, f"training_version_{made.dataset_id}": made.version_id}
     at = visit("training", training_part="new", **chosen)
     until(lambda: "3 pairs of answers to learn from" in words(at) or not at.run(), "the pairs")

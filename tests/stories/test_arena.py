@@ -149,14 +149,14 @@ def test_pairs_take_the_edit_of_the_winner_and_leave_equal_texts_out(store: Stor
     round_ = finished_round(store, "good", "bad", "good")
     ids = [story.id for story in round_.stories]
     arena.cast_vote(store, LOCAL, round_.id, ids, ids[0], blind=True)
-    assert [(pair.preferred, pair.other) for pair in vote_pairs.from_votes(store).pairs] == [("good", "bad")]
+    assert [(pair.preferred, pair.other) for pair in vote_pairs.from_votes(store, None).pairs] == [("good", "bad")]
     library.edit(store, LOCAL, ids[0], "better")
-    assert [(pair.preferred, pair.other) for pair in vote_pairs.from_votes(store).pairs] == [
+    assert [(pair.preferred, pair.other) for pair in vote_pairs.from_votes(store, None).pairs] == [
         ("better", "bad"),
         ("better", "good"),
     ]
     library.delete(store, LOCAL, ids[1])
-    assert [(pair.preferred, pair.other) for pair in vote_pairs.from_votes(store).pairs] == [("better", "good")]
+    assert [(pair.preferred, pair.other) for pair in vote_pairs.from_votes(store, None).pairs] == [("better", "good")]
 
 
 # --- model and cost ----------------------------------------------------------------------------------------

@@ -79,4 +79,4 @@ def test_ten_people_vote_at_once_and_each_has_one_vote(store: Store) -> None:
         thread.join(timeout=WAIT_LIMIT_S)
     best, other = arena.standings(store)
     assert (best.rounds, best.wins, other.wins) == (10, 10, 0)
-    assert len(vote_pairs.from_votes(store).pairs) == 1
+    assert len(vote_pairs.from_votes(store, None).pairs) == 1

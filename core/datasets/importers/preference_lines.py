@@ -7,14 +7,17 @@ the column `COLUMN` keeps the parts of OpenAI's line that would be lost. Pure.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from core.datasets.importers import conversations
+from core.datasets.importers.json_objects import BrokenJson
+from core.engine import message_text
 
 COLUMN: Final = "conversation"
 """Name of the column; empty for a row that is just a prompt with two answers."""
 _ANSWERS = ("preferred_output", "non_preferred_output")
+_SYSTEM_ROLES = ("system", "developer")
 
 
 def conversation_of(prompt: str, preferred: str, rejected: str) -> str:
@@ -37,23 +40,81 @@ def conversation_of(prompt: str, preferred: str, rejected: str) -> str:
     messages = context["messages"]
     if not calls and context.keys() == {"messages"} and len(messages) == 1 and _is_plain(messages[0]):
         return ""
-    return dumps(context, dict(zip(_ANSWERS, answers, strict=True)) if calls else {})
+    return json.dumps(
+        {"input": context} | (dict(zip(_ANSWERS, answers, strict=True)) if calls else {}), ensure_ascii=False
+    )
 
 
-def dumps(asked: Mapping[str, Any], answers: Mapping[str, Any] | None = None) -> str:
-    """A conversation as it is kept: `asked` has its messages, and its tools if there are any."""
-    return json.dumps({"input": asked, **(answers or {})}, ensure_ascii=False)
+def dumps(asked: Mapping[str, Any], answers: Sequence[Mapping[str, Any]] = ()) -> str:
+    """A conversation as it is kept.
+
+    Args:
+        asked: its messages, and its tools if there are any.
+        answers: two messages, the preferred one first, if one of them calls tools.
+    """
+    kept = {name: [message] for name, message in zip(_ANSWERS, answers, strict=False)}
+    return json.dumps({"input": asked} | kept, ensure_ascii=False)
 
 
 def line_of(conversation: str, prompt: str, preferred: str, rejected: str) -> dict[str, Any]:
-    """One line of OpenAI's preference format, from the texts of a row and its conversation, if it has one."""
+    """One line of OpenAI's preference format, from the texts of a row and its conversation, if it has one.
+
+    What was edited counts: a text that is no longer that of the conversation takes the place of its part. A new prompt
+    takes the place of all messages but the system texts.
+    """
     kept = _kept(conversation)
-    line: dict[str, Any] = {"input": kept.get("input") or {"messages": [{"role": "user", "content": prompt}]}}
+    line: dict[str, Any] = {"input": _asked(kept.get("input"), prompt)}
     for name, text in zip(_ANSWERS, (preferred, rejected), strict=True):
         raw = kept.get(name)
-        same = raw is not None and conversations.turns(raw)[-1].text == text  # otherwise it was edited
-        line[name] = raw if same else [{"role": "assistant", "content": text}]
+        line[name] = raw if raw is not None and text in _texts(raw) else [{"role": "assistant", "content": text}]
     return line
+
+
+def with_system(conversation: str, prompt: str, system: str) -> str:
+    """A conversation, which may be just a prompt, that begins with a system text unless it has one of its own."""
+    kept = _kept(conversation)
+    asked = _asked(kept.get("input"), prompt)
+    if asked["messages"][0]["role"] not in _SYSTEM_ROLES:
+        asked = {**asked, "messages": [{"role": "system", "content": system}, *asked["messages"]]}
+    return json.dumps(kept | {"input": asked}, ensure_ascii=False)
+
+
+def prompt_of(messages: Sequence[Mapping[str, Any]]) -> str | None:
+    """The prompt that shows a conversation: its messages as one text, without system texts; None if one is no text."""
+    try:
+        turns = conversations.turns(list(messages))
+    except BrokenJson:
+        return None
+    return conversations.transcript([one for one in turns if one.role != "system"])
+
+
+def is_one_prompt(conversation: str) -> bool:
+    """Whether a row's prompt says all that its conversation asks, except for a system text."""
+    kept = _kept(conversation)
+    if not kept:
+        return True
+    asked = kept["input"]
+    messages = [message for message in asked["messages"] if message["role"] not in _SYSTEM_ROLES]
+    return kept.keys() == {"input"} and not asked.get("tools") and len(messages) == 1 and _is_plain(messages[0])
+
+
+def _asked(kept: Mapping[str, Any] | None, prompt: str) -> Mapping[str, Any]:
+    """What a row asks: its conversation, unless its prompt was edited."""
+    message = {"role": "user", "content": prompt}
+    if kept is None:
+        return {"messages": [message]}
+    system = [one for one in kept["messages"] if one["role"] in _SYSTEM_ROLES]
+    shown = prompt_of(kept["messages"])
+    if shown is None or prompt.strip() == shown.strip():
+        return kept
+    first = system[0].get("content") if system else None  # as a column of its own, it begins the prompt
+    with_system = isinstance(first, str) and prompt.startswith(first) and prompt.rstrip().endswith(shown.strip())
+    return kept if with_system else {**kept, "messages": [*system, message]}
+
+
+def _texts(answer: list[Mapping[str, Any]]) -> tuple[str | None, ...]:
+    """How the text of a row may show an answer: as it is imported, and as one of a model is saved."""
+    return conversations.turns(answer)[-1].text, message_text.of_answer(answer[-1])
 
 
 def stored_in(values: Mapping[str, Any]) -> str:
