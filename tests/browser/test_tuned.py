@@ -1,4 +1,4 @@
-"""Real training jobs with a tiny model, in a real browser: a dozen examples on Home, and before and after."""
+"""Real training jobs with a tiny model, in a real browser: a dozen examples on Home, before and after, and votes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import TrainingJob, utcnow
 from core.evaluation import before_after
+from core.evaluation.before_after import AnswerPair
 from core.finetuning import job_views, jobs
 from core.finetuning.job_form import JobForm
 from core.providers import engine_endpoint
 from core.settings import Settings
+from core.stories import vote_pairs
 from tests.support import browser_page, studio_process
-from tests.support.browser_page import TRAINED_MS, expect, press, press_if_there, settled, shown, visit
+from tests.support.browser_page import TRAINED_MS, choose, expect, press, press_if_there, settled, shown, visit
 from tests.support.studio_process import RunningStudio
 from tests.support.tiny_gemma import write_tiny_gemma
 from tests.support.waiting import until
@@ -38,6 +40,7 @@ pytestmark = browser_page.MARKS
 
 _TRAINED_S = TRAINED_MS / 1000
 _BASE = "gemma-3-270m"
+_PAIRS = 3  # of stories that are voted on
 _ANSWERED = re.compile("complete|stopped at the token limit")
 
 
@@ -221,6 +224,77 @@ def test_a_job_that_ends_gets_three_pairs_on_its_page_and_in_its_export(
     assert [one["tuned"]["text"] for one in exported] == [pair.tuned.text for pair in view.pairs]
     assert {one[side]["state"] for one in exported for side in ("base", "tuned")} == {"done"}
     _no_alert(page)
+
+
+@pytest.mark.slow
+def test_votes_on_the_story_page_become_a_model_trained_on_them(browser: Browser, running: Running) -> None:
+    voted = job_views.get(running.store, _trained(running, "storms", 12)).fine_tuned_model or ""
+    page = visit(browser, f"{running.studio.url}/story", locale="en-US")
+    _compare_blind(page, f"storms {voted.rpartition(':')[2]} · {_BASE}")
+    until(lambda: _vote(page, running.store), "the pairs", _TRAINED_S)
+    page.locator(".st-key-story_part").get_by_text("Votes", exact=True).click()
+    page.get_by_text(f"{_PAIRS} pairs for preference training (DPO)").wait_for()
+    settled(page)
+    page.get_by_role("button", name="Train on these votes").click()
+
+    dialog = page.get_by_role("dialog")
+    dialog.wait_for()
+    expect(dialog.get_by_role("radio", name="Learn from votes (DPO)", checked=True)).to_have_count(1)
+    expect(dialog.get_by_text(f"{_PAIRS} pairs of answers to learn from")).to_have_count(1)
+    expect(dialog.locator(".st-key-training_base").get_by_role("combobox")).to_have_value(re.compile("storms"))
+    for key in ("training_next", "training_next", "training_submit"):
+        shown(page, key)
+        press(page, key)
+    expect(dialog).to_have_count(0)
+    made = until(lambda: [one for one in job_views.list_jobs(running.store) if one.method == "dpo"], "the job")
+    job_id = made[0].id
+    until(lambda: job_views.get(running.store, job_id).finished, "the job's end", _TRAINED_S)
+    job = job_views.get(running.store, job_id)
+    assert (job.status, job.base_model) == ("succeeded", voted)
+    page.get_by_text("The training data contains every prompt of this data set.").wait_for(timeout=TRAINED_MS)
+    settled(page)
+    field = page.get_by_role("textbox", name="Your own prompt")
+    field.fill("a new topic")
+    field.press("Enter")
+    page.get_by_text("a new topic").first.wait_for()
+    until(lambda: _answers(running.store, job_id), "both models' answers", _TRAINED_S)
+    (pair,) = _answers(running.store, job_id)
+    assert (pair.base.model, pair.tuned.model) == (voted, job.fine_tuned_model)
+    assert (pair.base.state, pair.tuned.state) == ("done", "done")
+    expect(page.get_by_text("Writing · ")).to_have_count(0)
+    expect(page.get_by_text("Before · storms")).to_have_count(1)
+    _no_alert(page)
+
+
+def _answers(store: Store, job_id: str) -> tuple[AnswerPair, ...]:
+    """The prompts that both models have answered."""
+    view = before_after.get(store, job_id)
+    return () if view is None else tuple(pair for pair in view.pairs if pair.finished)
+
+
+def _vote(page: Page, store: Store) -> bool:
+    """Write both stories and vote for one; False until there are enough pairs: an empty answer gives none."""
+    press(page, "story_button")
+    press_if_there(page, "story_vote_0")
+    settled(page)
+    return len(vote_pairs.from_votes(store, LOCAL).pairs) == _PAIRS
+
+
+def _compare_blind(page: Page, model: str) -> None:
+    """Choose short stories by this model beside its base, with hidden names."""
+    choose(page, "story_model", model)
+    page.locator(".st-key-story_compare label").click()
+    shown(page, "story_others")
+    settled(page)
+    page.locator(".st-key-story_blind label").click()
+    settled(page)
+    page.get_by_role("button", name="More").click()
+    field = page.locator(".st-key-story_max_tokens input")
+    field.fill("16")
+    field.press("Enter")
+    settled(page)
+    page.keyboard.press("Escape")
+    settled(page)
 
 
 @pytest.mark.slow
