@@ -44,6 +44,7 @@ def test_votes_become_a_job_that_learns_which_answer_is_preferred(store: Store) 
     assert "which of two answers people prefer" in text
     assert '"non_preferred_output"' in text or '"rejected"' in text
     at = next_step(at)
+    assert at.toggle(key="training_beta_auto").label == "Beta: automatic (0.1)"
     at.toggle(key="training_beta_auto").set_value(False).run()
     at.text_input(key="training_beta").set_value("0.25").run()
     at = next_step(at)

@@ -9,7 +9,7 @@ import streamlit as st
 from pages.ui import state
 from pages.ui.components import fields
 from pages.ui.components.fields import DecimalInput, number_field
-from pages.ui.i18n import _, number
+from pages.ui.i18n import _
 
 _WIDTH = 140  # px
 
@@ -62,6 +62,6 @@ def real(
 def _toggle(title: str, key: str, help: str | None, default: float | None) -> bool:
     label = _("{title}: automatic").format(title=title)
     if default is not None:
-        label = _("{title}: automatic ({value})").format(title=title, value=number(default))
+        label = _("{title}: automatic ({value})").format(title=title, value=f"{default:,g}")
     state.set_default(f"{key}_auto", True)
     return st.toggle(label, key=f"{key}_auto", help=help, persist_state="session")

@@ -13,6 +13,7 @@ from core.datasets.quality.report import QualityReport
 from core.datasets.versions import Version
 from core.finetuning.file_checker import FileCheck
 from core.finetuning.job_form import default_validation_share, required_format
+from core.pricing.prices import ENGINE
 from core.pricing.tokens import TokenCount
 from pages.ui import background, state, visible
 from pages.ui.background import RefreshedReport
@@ -164,7 +165,8 @@ def _facts(draft: JobDraft, found: FileCheck, count: TokenCount) -> None:
         reads,
     ]
     st.caption(" · ".join(fact for fact in facts if fact))
-    st.caption(_("The provider's moderation checks the texts when the job starts."))
+    if draft.base.provider != ENGINE:
+        st.caption(_("The provider's moderation checks the texts when the job starts."))
 
 
 def _problems(found: FileCheck) -> None:

@@ -189,7 +189,7 @@ def _summary(draft: JobDraft) -> str:
         words += _(", ") + n_("validated on {n} other row", "validated on {n} other rows", draft.version.n_validation)
     elif draft.share:
         words += _(", ") + _("{share} of them kept for validation").format(share=percent(draft.share, 0))
-    return f"{words}."
+    return _("{summary}.").format(summary=words)
 
 
 def _choices(form: JobForm) -> list[str]:

@@ -113,7 +113,7 @@ def facts(draft: JobDraft, found: JobRequirements) -> None:
         st.caption(_("Counting tokens…"))
     else:
         tokens = number(one.trained_tokens) if found.exact else about(one.trained_tokens)
-        with st.grid(3, min_column_width=110):
+        with st.grid(3, min_column_width=150):
             views.metric(n_("Tokens, {n} epoch", "Tokens, {n} epochs", one.epochs), tokens)
             views.metric(_("Price"), local_amount(one.seconds) if one.local else usd(one.cost_usd))
             views.metric(_("Estimated time") if one.rough else _("Time"), duration(one.seconds))

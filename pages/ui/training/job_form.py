@@ -88,7 +88,7 @@ def pick_rows(ready: list[DatasetSummary]) -> DatasetSummary | None:
 def pick_base() -> ModelInfo | None:
     """The picker of models to start from."""
     return models.picker(
-        _("Start from"),
+        _("Model to start from"),
         BASE,
         prefer=packaged_models.BASE,
         among=_bases(),

@@ -50,9 +50,9 @@ def choose(chosen: DatasetSummary, version: Version | None) -> str:
         return "supervised"
     state.set_default(_key(chosen.id), _usual(chosen))
     method = str(
-        st.segmented_control(
-            _("Method"), list(_METHODS), format_func=lambda one: _(_METHODS[one]), required=True, key=_key(chosen.id),
-            persist_state="session",
+        st.radio(  # both names on a phone, where a segmented control would hide one
+            _("Method"), list(_METHODS), format_func=lambda one: _(_METHODS[one]), horizontal=True,
+            key=_key(chosen.id), persist_state="session",
         )
     )  # fmt: skip
     if method == "dpo":
