@@ -93,6 +93,9 @@ def localized(sentence: str) -> str:
 # --- numbers, money and time for people -------------------------------------------------------------------
 
 
+_LEAST_USD = Decimal("0.0001")  # less is not shown as a figure
+
+
 def usd(amount: Decimal | float | None) -> str:
     """Money for Markdown, with as many digits as it needs; None becomes "unknown", never 0.
 
@@ -104,7 +107,19 @@ def usd(amount: Decimal | float | None) -> str:
     if value == 0:
         return "\\$0"
     digits = 2 if abs(value) >= 1 else 4
-    return f"\\${value:,.{digits}f}" if abs(value) >= Decimal("0.0001") else _("under \\$0.0001")
+    return f"\\${value:,.{digits}f}" if abs(value) >= _LEAST_USD else _("under \\$0.0001")
+
+
+def usd_at_most(most: Decimal | float) -> str:
+    """A limit in dollars: "at most $0.02", or "under $0.0001"."""
+    return usd(most) if 0 < most < _LEAST_USD else _("at most {most}").format(most=usd(most))
+
+
+def usd_estimate(expected: Decimal | float, most: Decimal | float) -> str:
+    """An estimate and its limit in dollars; only the limit if the estimate is too small to be shown."""
+    if 0 <= expected < _LEAST_USD:
+        return usd_at_most(most)
+    return _("about {usd}, at most {most}").format(usd=usd(expected), most=usd(most))
 
 
 def pair(name: str, value: str) -> str:

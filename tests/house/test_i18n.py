@@ -386,3 +386,16 @@ def test_a_language_without_a_catalogue_gets_one_and_keeps_its_translations(
     with path.open("wb") as file:
         write_po(file, catalogue)
     assert set(update(_ROOT, "fr")) == ids - {"Export"}
+
+
+@pytest.mark.parametrize(
+    ("expected", "most", "said"),
+    [
+        (0.02, 0.05, "about \\$0.0200, at most \\$0.0500"),
+        (0.00002, 0.05, "at most \\$0.0500"),
+        (0.00002, 0.00005, "under \\$0.0001"),
+        (0, 0, "at most \\$0"),
+    ],
+)
+def test_an_estimate_names_no_limit_below_what_is_shown(expected: float, most: float, said: str) -> None:
+    assert pages_i18n.usd_estimate(expected, most) == said

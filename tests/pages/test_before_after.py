@@ -141,7 +141,7 @@ def test_a_prompt_that_is_being_answered_has_no_way_to_remove_it(server: FaultSe
 
 @pytest.mark.parametrize(
     ("base", "said"),
-    [("gpt-4o-mini-2024-07-18", "Costs at most under $0.0001."), ("unlisted", "Its cost is unknown")],
+    [("gpt-4o-mini-2024-07-18", "Costs under $0.0001."), ("unlisted", "Its cost is unknown")],
 )
 def test_at_a_paid_provider_the_cost_stands_before_the_button(
     server: FaultServer, store: Store, base: str, said: str

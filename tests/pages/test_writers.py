@@ -182,7 +182,7 @@ def test_a_paid_sample_says_its_price_before_the_click_and_is_booked(
     server: FaultServer, paid: FaultServer, store: Store
 ) -> None:
     at = visit("story", story_model="compatible/gpt-4.1-mini")
-    assert "costs $0.0012 at most" in words(at) and not _sent(paid)
+    assert "costs at most $0.0012" in words(at) and not _sent(paid)
     at = _written(click(at, "story_model_sample"), "story_model")
     assert "A keeper found a letter." in [text.value for text in at.text]
     with store.reading() as session:

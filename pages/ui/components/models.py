@@ -25,7 +25,7 @@ from core.stories.stream import StoryStream, StreamRequest
 from pages.ui import cache, state, visible
 from pages.ui.components import cards, prompt_formats, shutdown_notes, story_text, views
 from pages.ui.components.story_session import story_session
-from pages.ui.i18n import _, code, column_name, language, localized, mark, n_, plain, usd
+from pages.ui.i18n import _, code, column_name, language, localized, mark, n_, plain, usd_at_most
 from pages.ui.sign_in import current_actor
 
 _LOOK_S = 2.0  # the engine takes about ten seconds to start
@@ -325,7 +325,7 @@ def _sample_price(info: ModelInfo, request: CompletionRequest) -> str:
     """The highest possible cost of the sample, in words."""
     read = tokens.count([request.system, request.prompt], request.model).tokens
     worst = cost_of(cache.prices(), info.provider, request.model, read, request.max_tokens)
-    return _("price unknown") if worst is None else _("costs {price} at most").format(price=usd(worst))
+    return _("price unknown") if worst is None else _("costs {price}").format(price=usd_at_most(worst))
 
 
 def _sample_text(sample: ModelSample, was_writing: bool) -> None:

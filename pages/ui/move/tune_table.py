@@ -12,6 +12,7 @@ from core.migrate import tunes
 from core.migrate.tunes import LostFile, Tune
 from pages.ui.components import models
 from pages.ui.i18n import _, as_markdown, localized, mark, n_
+from pages.ui.training import job_labels
 
 STATE_NAMES = {
     "found": mark("Found"),
@@ -54,7 +55,7 @@ def show(listed: Sequence[Tune], today: date, *, usage: bool) -> None:
         ),
         "base": [one.base_model for one in listed],
         "method": [_(_METHODS[one.method]) if one.method in _METHODS else one.method for one in listed],
-        "status": [one.status for one in listed],
+        "status": [job_labels.status_word(one.status) for one in listed],
         "id": [one.model or one.id for one in listed],
     }
     st.dataframe(

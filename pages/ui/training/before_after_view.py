@@ -10,7 +10,7 @@ from core.finetuning.job_views import JobView
 from core.pricing.prices import ENGINE
 from pages.ui import background, cache, state
 from pages.ui.components import cards, models, views
-from pages.ui.i18n import _, as_markdown, mark, n_, number, plain, sentences, usd
+from pages.ui.i18n import _, as_markdown, mark, n_, number, plain, sentences, usd, usd_at_most
 from pages.ui.sign_in import current_actor
 from pages.ui.training import cached_training
 
@@ -108,7 +108,7 @@ def _invitation(job: JobView) -> None:
         price = (
             _("Its cost is unknown: the provider's price is not in the list.")
             if cost is None
-            else _("Costs at most {price}.").format(price=usd(cost))
+            else _("Costs {price}.").format(price=usd_at_most(cost))
         )
         words = sentences(words, price)
     st.markdown(words)

@@ -14,7 +14,7 @@ from pages.ui import cache, state
 from pages.ui.cache import shared
 from pages.ui.components import cards, models, money
 from pages.ui.components.fields import fits
-from pages.ui.i18n import _, as_markdown, n_, number, percent, plain, usd
+from pages.ui.i18n import _, as_markdown, n_, number, percent, plain, usd_estimate
 from pages.ui.sign_in import current_actor
 from pages.ui.training import evaluation_results
 from pages.ui.training.evaluation_results import share
@@ -85,10 +85,10 @@ def _form(old: EvaluationView, new: EvaluationView, judged: int) -> None:
         return
     if chosen.provider == ENGINE:
         price = money.local_price()
-    elif expected.usd is None:
+    elif expected.usd is None or expected.most_usd is None:
         price = _("price unknown")
     else:
-        price = _("about {usd}, at most {most}").format(usd=usd(expected.usd), most=usd(expected.most_usd))
+        price = usd_estimate(expected.usd, expected.most_usd)
     st.markdown(n_("{n} call", "{n} calls", expected.calls) + f" · {price}")
     st.button(
         _("Judge {n} answers").format(n=number(expected.calls)), type="primary", icon=":material/gavel:",

@@ -19,7 +19,7 @@ from pages.ui.cache import shared
 from pages.ui.components import cards, fields, models
 from pages.ui.components.money import local_price
 from pages.ui.dataset import dataset_picker
-from pages.ui.i18n import _, as_markdown, n_, number, percent, usd
+from pages.ui.i18n import _, as_markdown, n_, number, percent, usd_estimate
 from pages.ui.sign_in import current_actor
 from pages.ui.training import evaluation_results, job_form, prompt_examples, prompt_result
 
@@ -172,7 +172,7 @@ def _cost(one: PlannedVariant) -> str:
     found = one.estimate
     if found.expected_usd is None or found.worst_usd is None:
         return _("price unknown")
-    return _("about {usd}, at most {most}").format(usd=usd(found.expected_usd), most=usd(found.worst_usd))
+    return usd_estimate(found.expected_usd, found.worst_usd)
 
 
 def _start(trial: PromptTrial, context: int | None) -> None:
