@@ -33,8 +33,8 @@ def _parts() -> None:
             {
                 "jobs": _("Jobs") if is_team() else _("Your jobs"),
                 prompt_trial.PART: _("Tune or prompt?"),
-                "read": _("Read a results file"),
-                # opened from the dialog of a new job; four parts do not fit on a phone
+                "read": _("Results file"),
+                # opened from the dialog of a new job; only three parts fit on a phone
                 **({candidate_page.PART: _("Candidates")} if state.get("training_part") == candidate_page.PART else {}),
             },
         )

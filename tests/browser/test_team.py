@@ -244,7 +244,7 @@ def test_an_owner_shares_and_an_admin_sees_it_in_the_audit_log(
     _saved(owner, "team-sharing")
     reader.goto(f"{studio[0].url}/training?lang=en")
     expect(reader.get_by_text("heroes").first).to_be_visible()
-    expect(reader.get_by_text("Read a results file")).to_be_visible()
+    expect(reader.get_by_text("Results file")).to_be_visible()
 
     manager = _arrive(browser, studio[0].url, provider, "mara")
     manager.goto(f"{studio[0].url}/settings?lang=en")

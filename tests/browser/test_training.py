@@ -159,7 +159,7 @@ def test_a_link_to_a_job_that_is_gone_opens_in_the_dark_and_in_chinese(browser: 
 def test_the_articles_results_are_charted(browser: Browser, studio: RunningStudio) -> None:
     """From 75 % to 95 %. If SCREENSHOTS is set, the image in docs/screenshots is regenerated."""
     page = visit(browser, f"{studio.url}/training", locale="en-US")
-    page.get_by_role("radio", name="Read a results file").click()
+    page.get_by_role("radio", name="Results file").click()
     shown(page, "training_results_file")
     settled(page)
     page.locator('.st-key-training_results_file input[type="file"]').set_input_files(_CURIE)

@@ -71,8 +71,9 @@ def test_a_tuned_model_is_asked_the_same_rows_and_gets_a_verdict(server: FaultSe
     _answer_all(store)
     at = again(at)
     assert "Tune: the tuned model is" in words(at) and "on 120 rows" in words(at)
-    table = next(table.value for table in at.table if "Answered" in table.value)
-    assert list(table["Prompt"])[-1] == "Tuned model" and list(table["Cost of 1,000 calls"]) == ["unknown"] * 4
+    table = next(table.value for table in at.table if "Tuned model" in table.value).set_index("")
+    assert list(table.columns) == ["No examples", "3 examples", "8 examples", "Tuned model"]
+    assert list(table.loc["Cost of 1,000 calls"]) == ["not priced"] * 4 and "Training: not priced" in words(at)
     assert "training_prompts_tuned_start" not in [one.key for one in at.button]
 
 

@@ -147,3 +147,14 @@ def test_an_evaluation_of_another_visitor_is_offered_and_not_shown(server: Fault
     click(at, "training_evaluation_newest")
     assert f"training_evaluation_stop_{second}" in [button.key for button in at.button]
     cache.refresh()
+
+
+def test_a_link_to_a_deleted_data_set_says_that_another_one_is_shown(server: FaultServer, store: Store) -> None:
+    first, second = (datasets.create(store, LOCAL, _RECIPE) for _n in range(2))
+    at = visit("home")
+    at.query_params["part"], at.query_params["set"] = "quality", "deleted"
+    at = at.switch_page(str(FRAME.with_name("dataset.py"))).run()
+    assert "The data set of this link was deleted" in words(at)
+    other = second if at.selectbox(key="dataset_open").value == first else first
+    at.selectbox(key="dataset_open").set_value(other).run()
+    assert "The data set of this link was deleted" not in words(at)

@@ -19,6 +19,7 @@ from pages.ui.i18n import _, ago, n_, number, percent
 from pages.ui.sign_in import current_actor
 
 _PART, _OPEN = "part", "set"  # in the address
+_LINKED = "dataset_linked"  # the data set that the URL named at first
 _OF_ONE = ("rows", "quality", "use")  # parts that show one data set
 
 _CURRENT = ""
@@ -49,6 +50,11 @@ def pick() -> DatasetSummary | None:
                 args=("dataset_part", "bring"),
             )
         return None
+    if (linked := state.get(_LINKED)) is not None and linked not in {one.id for one in found}:
+        st.info(
+            _("The data set of this link was deleted, or it is not shared with you. Another one is shown."),
+            icon=":material/link_off:",
+        )
     by_id = {one.id: one for one in sharing.filter_by_owner("dataset_owner", found)}
     if state.get("dataset_open") not in by_id:
         state.set_value("dataset_open", next(iter(by_id)))
@@ -60,6 +66,8 @@ def pick() -> DatasetSummary | None:
             key="dataset_open",
             width=520,
             persist_state="session",
+            on_change=state.set_value,
+            args=(_LINKED, None),
         )
         opened = by_id[str(chosen)]
         sharing.button(Thing("dataset", opened.id), opened)
@@ -79,6 +87,8 @@ def label(one: DatasetSummary) -> str:
 
 def follow_address() -> None:
     """Open the view in the URL, unless this visitor has already chosen. Call before anything is rendered."""
+    if state.get("dataset_open") is None:
+        state.set_default(_LINKED, st.query_params.get(_OPEN))
     for name, key in ((_PART, "dataset_part"), (_OPEN, "dataset_open")):
         if name in st.query_params:
             state.set_default(key, st.query_params[name])

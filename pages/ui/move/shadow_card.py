@@ -126,6 +126,8 @@ def _running(old: str) -> None:
     }.get(found.state, _("Comparing {old} with {new} on {share} % of the calls."))
     st.markdown(words.format(old=code(old), new=code(found.form.model), share=found.form.share))
     _figures(found)
+    if found.state == "on" and not found.relayed:
+        st.caption(_("No program has asked yet. **Code for your programs**, below, shows what to change in them."))
     for text, icon in ((found.reason, ":material/event_busy:"), (found.note, ":material/hourglass_top:")):
         if text:
             st.caption(f"{icon} {as_markdown(text)}")

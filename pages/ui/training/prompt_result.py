@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
 
 import streamlit as st
 
@@ -14,10 +15,11 @@ from core.parity import prompt_report
 from core.parity.prompt_markdown import to_markdown
 from core.parity.prompt_variants import Variant
 from core.parity.tune_or_prompt import TuneOrPrompt
+from core.pricing.prices import ENGINE
 from core.providers import ModelInfo
 from pages.ui import cache, state
 from pages.ui.cache import shared
-from pages.ui.components import cards, models, views
+from pages.ui.components import cards, models, money, views
 from pages.ui.components.fields import number_field
 from pages.ui.i18n import _, ago, as_markdown, n_, number, usd
 from pages.ui.sign_in import current_actor
@@ -75,7 +77,8 @@ def show(trial: StartedTrial, tuned_models: Sequence[ModelInfo], tuned: Evaluati
         evaluation_results.progress(tuned)
     ready = None if tuned is None or tuned.active else tuned
     if not trial.active and not (tuned is not None and tuned.active):
-        card(_report(trial, ready, margin / 100, calls))
+        of_tuned = "" if chosen is None else chosen.provider
+        card(_report(trial, ready, margin / 100, calls), (trial.provider, of_tuned))
 
 
 def _pick_tuned(found: Sequence[ModelInfo]) -> ModelInfo | None:
@@ -111,14 +114,14 @@ def _report(trial: StartedTrial, tuned: EvaluationView | None, margin: float, ca
     return prompt_report.report(cache.store(), cache.prices(), trial, tuned, margin=margin, calls_per_month=calls)
 
 
-def card(found: TuneOrPrompt) -> None:
-    """Render the verdict, the table, the notes and the downloads."""
+def card(found: TuneOrPrompt, providers: tuple[str, str]) -> None:
+    """Render the verdict, the table, the notes and the downloads. `providers`: of the base and of the tuned model."""
     st.markdown(f"{_ICONS[found.outcome]} **{as_markdown(found.sentence)}**")
-    st.table(_table(found), border="horizontal", alt=_("Prompts and the tuned model"))
+    st.table(_table(found, providers), border="horizontal", alt=_("Prompts and the tuned model"))
     for note in found.notes:
         st.caption(f":material/info: {as_markdown(note)}")
     if any(one.shots is None for one in found.variants):
-        st.caption(_training(found))
+        st.caption(_training(found, providers[1]))
     if found.instruction:
         with st.expander(_("Instruction"), icon=":material/edit_note:", key=f"{_KEY}_shown_instruction"):
             st.text(found.instruction)
@@ -126,29 +129,30 @@ def card(found: TuneOrPrompt) -> None:
     views.report_downloads(to_markdown(found), found.to_dict(), "tune-or-prompt", _KEY)
 
 
-def _table(found: TuneOrPrompt) -> dict[str, list[str]]:
+def _table(found: TuneOrPrompt, providers: tuple[str, str]) -> dict[str, list[str]]:
+    """A row for each figure and a column for each prompt, so that a phone shows all of them."""
     lines = found.variants
     scores = {"label": _("Correct"), "json": _("Correct fields"), "text": _("Similarity")}
-    table = {
-        _("Prompt"): [_("Tuned model") if one.shots is None else prompt_name(one.shots) for one in lines],
-        scores[found.task]: [share(one.score) for one in lines],
-    }
+    rows = {scores[found.task]: [share(one.score) for one in lines]}
     if any(one.difference is not None for one in lines):
-        table[_("Against tuned (points)")] = [_difference(one) for one in lines]
-    table |= {
+        rows[_("Against tuned (points)")] = [_difference(one) for one in lines]
+    rows |= {
         _("Answered"): [_("{n} of {total}").format(n=number(one.answered), total=number(one.asked)) for one in lines],
         _("Input tokens per call"): [
             _("unknown") if one.prompt_tokens is None else number(one.prompt_tokens) for one in lines
         ],
-        _("Cost of 1,000 calls"): [usd(one.usd_per_thousand) for one in lines],
+        _("Cost of 1,000 calls"): [_cost(one.usd_per_thousand, providers[one.shots is None]) for one in lines],
     }
     if any(one.seconds is not None for one in lines):
-        table[_("Seconds per call")] = [
-            _("unknown") if one.seconds is None else number(one.seconds, 1) for one in lines
-        ]
+        rows[_("Seconds per call")] = [_("unknown") if one.seconds is None else number(one.seconds, 1) for one in lines]
     if any(one.break_even is not None for one in lines):
-        table[_("Tuning costs less after")] = [_crossing(one) for one in lines]
-    return table
+        rows[_("Tuning costs less after")] = [_crossing(one) for one in lines]
+    names = [_("Tuned model") if one.shots is None else prompt_name(one.shots) for one in lines]
+    return {"": list(rows)} | {name: [row[place] for row in rows.values()] for place, name in enumerate(names)}
+
+
+def _cost(amount: Decimal | None, provider: str) -> str:
+    return money.local_amount(None) if amount is None and provider == ENGINE else usd(amount)
 
 
 def _difference(one: Variant) -> str:
@@ -169,8 +173,8 @@ def _crossing(one: Variant) -> str:
     return names.get(one.break_even.outcome, _("unknown"))
 
 
-def _training(found: TuneOrPrompt) -> str:
-    costs = [_("Training: {price}").format(price=usd(found.training.usd))]
+def _training(found: TuneOrPrompt, provider: str) -> str:
+    costs = [_("Training: {price}").format(price=_cost(found.training.usd, provider))]
     if found.training.hosting_usd_per_month:
         costs.append(_("hosting: {price} a month").format(price=usd(found.training.hosting_usd_per_month)))
     return " · ".join(costs)
