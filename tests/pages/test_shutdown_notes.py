@@ -21,9 +21,9 @@ from pages.ui.components import shutdown_notes
 from pages.ui.home import stopping_card
 from pages.ui.settings import aliases
 from tests.support import fault_server
-from tests.support.app_pages import again, field, opened, visit, visitor, words
+from tests.support.app_pages import again, click, field, opened, visit, visitor, words
 from tests.support.fault_server import FaultServer
-from tests.support.ledger_rows import put_archived_tune, put_job
+from tests.support.ledger_rows import put_archived_tune, put_comparison, put_comparison_answer, put_job
 
 _TUNED = "ft:gpt-99:acme:intents:A1"
 _FAR = "ft:gpt-99:acme:far:B2"
@@ -140,6 +140,30 @@ def test_every_place_that_names_a_model_has_its_date_and_the_way_to_move(
     assert any(name in shown for name in (_TUNED, "intents A1", _BASE))
     assert _day(12) in shown
     assert "Open Move" in _links(at)
+
+
+def test_the_fact_line_of_a_story_and_the_filter_of_the_library_have_the_date() -> None:
+    at = click(visit("story", story_model=f"compatible/{_TUNED}", story_mode="free", story_prompt="A"), "story_button")
+    facts = next(one.value for one in at.caption if "tokens/s" in one.value or "complete" in one.value)
+    assert f"stops {_day(12)}" in facts
+    at = visit("story", story_part="shelf")
+    assert f"{_TUNED} · stops {_day(12)}" in field(at, "story_filter_model").options
+
+
+def test_before_and_after_name_the_date_of_each_model(store: Store) -> None:
+    jobs = {"status": "succeeded", "base_model": _BASE, "provider": "compatible", "fine_tuned_model": _TUNED}
+    put_comparison(store, put_job(store, dataset_id="d", **jobs), "done")
+    for side in ("base", "tuned"):
+        put_comparison_answer(store, 0, side, "done", "text")
+    shown = words(visit("training"))
+    assert f"**Before** · {_BASE} · stops {_day(12)}" in shown
+    assert f"**After** · intents A1 · stops {_day(12)} · gpt-99" in shown
+
+
+def test_your_own_prices_have_one_line_for_each_day(store: Store) -> None:
+    custom_prices.set_price(store, LOCAL, provider="compatible", model=_BASE, kind="training", amount="1")
+    notes = [one.value for one in visit("cost", cost_own=True).caption if one.value.endswith("12 days left.")]
+    assert notes == [f":material/event_busy: `{_BASE}` · Stops on {_day(12)}, 12 days left."]
 
 
 def test_in_chinese() -> None:

@@ -166,9 +166,13 @@ def own_name(model: str) -> str:
     return short_name(model).partition(" · ")[0] if model.startswith("ft:") else model
 
 
-def dated_name(provider: str, model: str) -> str:
-    """A model's short name, with its last day if it stops soon or has stopped."""
-    return shutdown_notes.with_date(short_name(model), shutdown_notes.notice_of(provider, model))
+def dated_name(provider: str, model: str, base: str | None = None) -> str:
+    """A model's short name, with its last day if it stops soon or has stopped.
+
+    Args:
+        base: the model it was tuned from, if its name does not say so.
+    """
+    return shutdown_notes.with_date(short_name(model), shutdown_notes.notice_of(provider, model, base))
 
 
 def label(info: ModelInfo) -> str:

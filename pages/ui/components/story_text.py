@@ -11,6 +11,7 @@ from core.stories import arena
 from core.stories.arena import Round
 from core.stories.story_record import StoryFacts
 from core.stories.stream import StoryStream
+from pages.ui.components import shutdown_notes
 from pages.ui.components.money import cost_fact
 from pages.ui.i18n import _, code, mark, n_, number, token_speed
 
@@ -29,8 +30,10 @@ def line(facts: StoryFacts, provider: str, *, writing: bool, named: bool = True)
     if not named:
         return _("Writing…") if writing else (ending_of(facts))
     tokens = n_("{n} token", "{n} tokens", facts.tokens) if facts.tokens else ""
+    notice = shutdown_notes.notice_of(provider, facts.requested_model or facts.model)
     parts = [
         code(facts.model),
+        "" if notice is None else shutdown_notes.words(notice),
         _("first words after {seconds} s").format(seconds=number(facts.first_text_s, 1)) if facts.first_text_s else "",
         token_speed(facts.tokens_per_s) if facts.tokens_per_s else "",
         _("about {tokens}").format(tokens=tokens) if tokens and facts.counted_locally else tokens,

@@ -11,7 +11,7 @@ from core.pricing.price_book import PriceBook
 from core.pricing.price_csv import UNITS, max_amount
 from core.pricing.prices import ENGINE
 from pages.ui import cache, state
-from pages.ui.components import cards, fields
+from pages.ui.components import cards, fields, shutdown_notes
 from pages.ui.components.fields import fits, text_field
 from pages.ui.cost import cached_cost
 from pages.ui.cost.price_choice import list_names, show_own
@@ -46,6 +46,7 @@ def show(book: PriceBook) -> None:
         if opened.open:
             for one in custom:
                 _line(one)
+            shutdown_notes.show_all((one.provider, one.model, None) for one in custom)
             _form(book)
 
 

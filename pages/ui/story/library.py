@@ -11,7 +11,7 @@ from core.ownership import Thing
 from core.stories import library, stream
 from core.stories.arena import Round
 from core.stories.library import MAX_STARS, SavedStory, StoryFilter
-from pages.ui import cache, state
+from pages.ui import cache, state, visible
 from pages.ui.components import cards, models, sharing, shutdown_notes, story_text, views
 from pages.ui.components.fields import fits, text_field
 from pages.ui.components.money import cost_fact
@@ -91,10 +91,12 @@ def _filters() -> StoryFilter:
             _("Search"), "story_search", _LONGEST_SEARCH, placeholder=_("Words of the story, its prompt or its tags"),
             icon=":material/search:", label_visibility="collapsed", persist_state="session",
         )  # fmt: skip
+        provider_of = {one.id: one.provider for one in visible.models().found}
         with st.popover(_("Filter"), icon=":material/filter_alt:"):
             model = st.selectbox(
                 _("Model"), ["", *library.models(cache.store(), reader)], key="story_filter_model",
-                format_func=lambda name: name or _("All"), persist_state="session",
+                format_func=lambda name: shutdown_notes.named(provider_of.get(name, ""), name) if name else _("All"),
+                persist_state="session",
             )  # fmt: skip
             stars = st.selectbox(
                 _("Stars"), list(range(MAX_STARS + 1)), key="story_filter_stars",

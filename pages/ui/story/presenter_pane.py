@@ -9,7 +9,7 @@ from core.providers.registry import ENGINE
 from core.stories.story_record import StoryUsage, count_usage
 from core.stories.stream import StoryStream
 from pages.ui import cache
-from pages.ui.components import cards, story_text, views
+from pages.ui.components import cards, shutdown_notes, story_text, views
 from pages.ui.components.money import cost_fact, local_price
 from pages.ui.components.story_text import LiveStory
 from pages.ui.i18n import _, code, n_, token_speed, usd
@@ -37,9 +37,9 @@ class PresenterPane(LiveStory):
     def _numbers(self) -> str:
         story = self.story
         used = count_usage(story.facts, story.original_request.prompt, story.text)
-        name = " · ".join(
-            part for part in (self._letter, f"**{code(story.facts.model)}**" if self._named else "") if part
-        )
+        notice = shutdown_notes.notice_of(story.provider, story.facts.requested_model or story.facts.model)
+        model = [f"**{code(story.facts.model)}**", "" if notice is None else shutdown_notes.words(notice)]
+        name = " · ".join(part for part in (self._letter, *(model if self._named else ())) if part)
         lines = [_speed(story, used, name)]
         if self._named and story.text:
             lines.append(_cost(story, used))

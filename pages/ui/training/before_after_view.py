@@ -59,9 +59,9 @@ def pair_of(job: JobView, pair: AnswerPair, key: str) -> None:
     views.prompt(pair.prompt, f"{key}_prompt")
     left, right = st.columns(2, gap="medium")
     with left:
-        answer(_("Before"), job.base_model, pair.base)
+        answer(_("Before"), job.base_model, pair.base, job.provider)
     with right:
-        answer(_("After"), job.fine_tuned_model or "", pair.tuned)
+        answer(_("After"), job.fine_tuned_model or "", pair.tuned, job.provider, job.base_model)
     if pair.expected is not None:
         with st.expander(_("Original text of the row (not used for training)"), key=f"{key}_expected"):
             views.story_text(pair.expected)
@@ -75,9 +75,9 @@ def remove_button(job_id: str, position: int, page: str) -> None:
     )  # fmt: skip
 
 
-def answer(title: str, model: str, side_answer: SideAnswer) -> None:
-    """Render a model's answer as it arrives, or why there is none."""
-    st.markdown(f"**{title}** · {plain(models.short_name(model))}")
+def answer(title: str, model: str, side_answer: SideAnswer, provider: str = ENGINE, base: str | None = None) -> None:
+    """Render a model's answer as it arrives, or why there is none. `base`: see `models.dated_name`."""
+    st.markdown(f"**{title}** · {plain(models.dated_name(provider, model, base))}")
     if side_answer.text.strip():
         views.story_text(side_answer.text)
     elif side_answer.state == "done":
