@@ -14,7 +14,7 @@ from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
 from tests.support.engine_process import TINY, EngineUnderTest, finished, pairs, poll, running, steps, upload
-from tests.support.ray_head import RayHead
+from tests.support.ray_head import FLOAT32, RayHead
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,7 @@ def on_ray(head: RayHead, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> En
     (tmp_path / "shared").mkdir()
     for name, value in {
         "FABULA_LAUNCHER": head.address, "FABULA_RAY_STORAGE": str(tmp_path / "shared"), "FABULA_RAY_WORKERS": "2",
+        **FLOAT32,
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     return EngineUnderTest(tmp_path / "home")

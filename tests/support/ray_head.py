@@ -16,6 +16,9 @@ import httpx2
 from tests.support.waiting import until
 
 _START_S = 300.0  # a busy machine takes minutes
+# Two curves are compared, so both are computed in float32: oneDNN's bfloat16 would be much faster on some processors,
+# and its rounding depends on how examples are grouped. Without it, the trainer chooses float32.
+FLOAT32 = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
 
 
 class RayHead:
@@ -37,6 +40,7 @@ class RayHead:
         """Start the head and wait until its Jobs API answers."""
         environ = {
             **os.environ,
+            **FLOAT32,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),  # `python` of jobs
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_AUTH_MODE": "disabled",  # it listens on this machine only
