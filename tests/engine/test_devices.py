@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,20 @@ def test_activations_that_are_computed_twice_change_nothing(base: Path) -> None:
     _assert_same(_learned(twice), _learned(plain))
     assert len(counted) == 2 * len(twice.lora)  # forward, and again in the backward pass
     assert not any(part.training for part in twice.body.modules())  # dropout stays off
+
+
+def test_on_the_cpu_only_the_parts_of_mlps_are_computed_twice(base: Path) -> None:
+    tunable = model.load(base / "weights", cpu(), 4, 8.0)
+    counted = Counter[str]()
+    for name, part in tunable.body.named_modules():
+        if isinstance(part, model.LoraLinear):
+            part.register_forward_pre_hook(lambda *_, name=name: counted.update([name]))
+    kept = _learned(tunable)
+    assert {"mlp" in name: n for name, n in counted.items()} == {True: 2, False: 1}
+    plain = model.load(base / "weights", cpu(), 4, 8.0)
+    for layer in plain.body.layers:  # type: ignore[union-attr]  # a decoder's
+        del layer.mlp.forward
+    _assert_same(kept, _learned(plain))
 
 
 def test_memory_decides_how_activations_are_kept(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,12 +22,12 @@ from core.message import msg
 
 _REPEATS = 5
 _MIN_GAIN = 1.3  # below this speed-up, the precision of float32 matters more
-# Including padding. Activations take 2 MB per token, so 1.3 GB in total; only a single longer example needs more.
-_CPU_BATCH_TOKENS = 640
+# Including padding. Larger batches only take more memory; only a single longer example needs more.
+_CPU_BATCH_TOKENS = 512
 # Attention over a longer row of short texts costs more than padding does.
-_CPU_ROW_TOKENS = 256
-# 5 MB of bfloat16 weights at width 640 and 8 MB for the logits of 512 positions, so a tile fits in the cache
-_CPU_HEAD_TILE = 4096
+_CPU_ROW_TOKENS = 128
+# 3 MB of bfloat16 weights at width 640 and 4 MB for the logits of 512 positions, so a tile fits in the cache
+_CPU_HEAD_TILE = 2048
 # Enough rows for the multiplications of a large GPU; the logits of one tile take 256 MB (float32).
 _GPU_BATCH_TOKENS, _GPU_ROW_TOKENS, _GPU_HEAD_TILE = 8192, 2048, 8192
 _MPS_BATCH_TOKENS = 2048
