@@ -143,7 +143,7 @@ def test_on_the_cpu_only_the_parts_of_mlps_are_computed_twice(base: Path) -> Non
     kept = _learned(tunable)
     assert {"mlp" in name: n for name, n in counted.items()} == {True: 2, False: 1}
     plain = model.load(base / "weights", cpu(), 4, 8.0)
-    for layer in plain.body.layers:  # type: ignore[union-attr]  # a decoder's
+    for layer in plain.body.layers:
         del layer.mlp.forward
     _assert_same(kept, _learned(plain))
 
