@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support import browser_page, studio_process
-from tests.support.browser_page import press, settled, shown, visit
+from tests.support.browser_page import TRAINED_MS, press, settled, shown, visit
 from tests.support.film import FRAMES, Film
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ _FILM_MOST = 2_000_000  # maximum bytes for an image in the docs
 _HOLD_MS = 2_500  # how long frames with text to read are shown
 _TOKENS = 260
 _SEED = 3
+_VOTED_TOKENS, _ROUNDS = 80, 4
 
 _LONGER = (
     "([n, letters]) => "
@@ -76,8 +77,7 @@ def test_frames_for_the_documents(browser: Browser, tmp_path: Path) -> None:
         page.locator(".st-key-story_words_0").evaluate("e => e.closest('[data-testid=stColumn]').scrollIntoView()")
         film.roll(lambda: _told(page))
         settled(page)
-        repeats = "Write a short story" in page.locator(".st-key-story_words_0").inner_text()  # like the untuned base
-        press(page, f"story_vote_{int(repeats)}")
+        press(page, f"story_vote_{int(_repeats(page))}")
         chosen = page.get_by_text("You chose")
         chosen.wait_for()
         settled(page)
@@ -145,6 +145,46 @@ def test_frames_of_the_tour(browser: Browser, tmp_path: Path, locale: str, schem
     assert (FRAMES / f"{name}.webp").stat().st_size < _FILM_MOST
 
 
+@pytest.mark.slow
+@pytest.mark.skipif("SCREENSHOTS" not in os.environ, reason="set SCREENSHOTS=1 to remake docs/screenshots")
+def test_pictures_of_the_dialogs_for_votes_and_for_model_files(browser: Browser, tmp_path: Path) -> None:
+    """The packaged storyteller beside its base, a job that learns from the votes, and the export of its model."""
+    with studio_process.running(tmp_path / "home") as studio:
+        page = visit(browser, f"{studio.url}/story", locale="en-US", **_SIZE)
+        film = Film(page)
+        _prepare(page, _VOTED_TOKENS, seed="")
+        for switch in ("story_compare", "story_blind"):
+            page.locator(f".st-key-{switch} label").click()
+            settled(page)
+        for _round in range(_ROUNDS):
+            press(page, "story_button")
+            page.locator(".st-key-story_button").get_by_text("Write", exact=True).wait_for()
+            settled(page)
+            press(page, f"story_vote_{int(_repeats(page))}")
+            page.get_by_text("You chose").wait_for()
+            settled(page)
+        page.locator(".st-key-story_part").get_by_text("Votes", exact=True).click()
+        settled(page)
+        page.get_by_role("button", name="Train on these votes").click()
+        shown(page, "training_next")
+        settled(page)
+        page.get_by_test_id("stToast").wait_for(state="detached")
+        film.take("training-dpo")
+        for key in ("training_next", "training_next", "training_submit"):
+            shown(page, key)
+            press(page, key)
+        page.locator(".st-key-training_export_open button:visible").first.click(timeout=TRAINED_MS)
+        shown(page, "training_export_start")
+        form = page.locator(".st-key-training_export_form").get_by_role("combobox")
+        form.fill("GGUF adapter")  # a small file: for large ones the dialog shows a folder of this machine
+        form.press("Enter")
+        page.get_by_text("Only the training, for llama.cpp and Ollama.").wait_for()
+        page.locator(".st-key-training_export_start button:visible").click()
+        page.get_by_role("dialog").get_by_text("Compared with the trained model").wait_for(timeout=TRAINED_MS)
+        page.mouse.move(0, 0)
+        film.take("training-export")
+
+
 def _present(page: Page, film: Film, name: str) -> None:
     """Write a story to its end; `name`: screenshot of the finished story."""
     page.keyboard.press("Space")
@@ -154,14 +194,19 @@ def _present(page: Page, film: Film, name: str) -> None:
     film.take(name, ms=_HOLD_MS)
 
 
-def _prepare(page: Page) -> None:
+def _repeats(page: Page) -> bool:
+    """Whether the first story repeats its prompt, like the untuned base."""
+    return "Write a short story" in page.locator(".st-key-story_words_0").inner_text()
+
+
+def _prepare(page: Page, tokens: int = _TOKENS, seed: str = str(_SEED)) -> None:
     """Values that are not in the training data, a length that keeps the animation short, and a fixed seed."""
     press(page, "story_outside_0")
     settled(page)
     page.get_by_role("button", name="More").click()
-    for key, number in (("story_max_tokens", _TOKENS), ("story_seed", _SEED)):
+    for key, number in (("story_max_tokens", str(tokens)), ("story_seed", seed)):
         field = page.locator(f".st-key-{key} input")
-        field.fill(str(number))
+        field.fill(number)
         field.press("Enter")
         settled(page)
     page.keyboard.press("Escape")
