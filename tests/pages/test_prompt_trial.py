@@ -72,7 +72,7 @@ def test_a_tuned_model_is_asked_the_same_rows_and_gets_a_verdict(server: FaultSe
     at = again(at)
     assert "Tune: the tuned model is" in words(at) and "on 120 rows" in words(at)
     table = next(table.value for table in at.table if "Tuned model" in table.value).set_index("")
-    assert list(table.columns) == ["No examples", "3 examples", "8 examples", "Tuned model"]
+    assert list(table.columns) == ["Tuned model", "No examples", "3 examples", "8 examples"]
     assert list(table.loc["Cost of 1,000 calls"]) == ["not priced"] * 4 and "Training: not priced" in words(at)
     assert "training_prompts_tuned_start" not in [one.key for one in at.button]
 

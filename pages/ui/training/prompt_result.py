@@ -130,8 +130,8 @@ def card(found: TuneOrPrompt, providers: tuple[str, str]) -> None:
 
 
 def _table(found: TuneOrPrompt, providers: tuple[str, str]) -> dict[str, list[str]]:
-    """A row for each figure and a column for each prompt, so that a phone shows all of them."""
-    lines = found.variants
+    """A row for each figure, and a column for the tuned model and each prompt: a phone shows the first three."""
+    lines = sorted(found.variants, key=lambda one: one.shots is not None)
     scores = {"label": _("Correct"), "json": _("Correct fields"), "text": _("Similarity")}
     rows = {scores[found.task]: [share(one.score) for one in lines]}
     if any(one.difference is not None for one in lines):
