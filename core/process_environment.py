@@ -16,7 +16,7 @@ _ENGINE_NAMES = frozenset(
 _ENGINE_PREFIXES = (
     *("FABULA_", "LC_", "LD_", "DYLD_", "PYTHON", "XDG_", "MALLOC_"),
     *("OMP_", "GOMP_", "KMP_", "MKL_", "DNNL_", "ONEDNN_", "OPENBLAS_"),
-    *("GGML_", "LLAMA_", "TORCH", "PYTORCH_", "CUDA", "NVIDIA_", "HIP_"),
+    *("GGML_", "LLAMA_", "TORCH", "PYTORCH_", "CUDA", "NVIDIA_", "HIP_", "VLLM_", "NCCL_"),
 )
 # Variables that only downloads of models need: mirror, token, proxies, certificates.
 _HUB_NAMES = frozenset(

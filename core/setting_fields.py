@@ -26,7 +26,7 @@ from pydantic_settings import (
 
 from core import address_rules
 from core.email_addresses import is_email, is_email_domain, lower_email
-from core.engine import cors_origins, job_rules, launcher_settings
+from core.engine import cors_origins, job_rules, launcher_settings, serve_settings
 from core.errors import BadSettings
 from core.message import Message, msg
 
@@ -165,6 +165,16 @@ def _launcher(value: str) -> str:
     return value.strip()
 
 
+def _serve(value: str) -> str:
+    try:
+        serve_settings.server_url(value)
+    except ValueError as exc:
+        raise ValueError(
+            msg("It must be `llama`, `vllm` or the address of a vLLM server, such as `http://127.0.0.1:8000`.")
+        ) from exc
+    return value.strip()
+
+
 def _listed(value: str) -> list[str]:
     return [one.strip() for one in value.split(",") if one.strip()]
 
@@ -188,6 +198,7 @@ Priority = Annotated[job_rules.TrainerPriority, BeforeValidator(_lower)]
 Device = Annotated[job_rules.TrainingDevice, BeforeValidator(_lower)]
 Port = Annotated[int, _whole_number(1, 65_535)]
 Processes = Annotated[int, _whole_number(1, launcher_settings.MOST)]
+Serve = Annotated[str, AfterValidator(_serve)]
 Switch = Annotated[bool, BeforeValidator(_lower)]
 Webhook = Annotated[SecretStr, AfterValidator(_webhook)]
 
@@ -234,6 +245,9 @@ class SettingFields(BaseSettings):
     ray_storage: Path | None = _setting(launcher_settings.STORAGE, "path")
     ray_workers: Processes = _setting(launcher_settings.WORKERS, "number", 1)
     ray_cpus: Processes = _setting(launcher_settings.CPUS, "number", 1)
+    engine_serve: Serve = _setting(serve_settings.SERVE, "`llama`, `vllm` or address", serve_settings.LLAMA)
+    vllm_args: str | None = _setting(serve_settings.ARGUMENTS, "text")
+    vllm_key_file: Path | None = _setting(serve_settings.KEY_FILE, "path")
 
     guest_port: Port | None = _setting("FABULA_GUEST_PORT", "port")
     guest_url: Address | None = _setting("FABULA_GUEST_URL", "address")

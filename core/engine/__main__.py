@@ -142,7 +142,7 @@ def _serve(
 ) -> None:
     import uvicorn
 
-    from core.engine import VERSION, cors_origins, job_rules, launcher_settings
+    from core.engine import VERSION, cors_origins, job_rules, launcher_settings, serve_settings
     from core.engine.api import connections, files
     from core.engine.api.app import create_app
     from core.engine.api.engine import Config
@@ -160,6 +160,7 @@ def _serve(
         job_rules.training_device(env)
         files.sends_base64(env)
         launcher_settings.check(env)
+        misses_vllm = serve_settings.program_is_missing(env)
         any_page = cors_origins.ANY in cors_origins.read(env)
     except ValueError as exc:
         _exit(EXIT_USAGE, str(exc))
@@ -168,6 +169,12 @@ def _serve(
             EXIT_MISSING,
             f"{launcher_settings.LAUNCHER}={env[launcher_settings.LAUNCHER]} needs the package ray, which is missing. "
             f"Install them: {sys.executable} -m pip install -r requirements-ray.txt",
+        )
+    if misses_vllm:
+        _exit(
+            EXIT_MISSING,
+            f"{serve_settings.SERVE}=vllm needs the program vllm in the PATH. Install it in an environment of its own "
+            "(https://docs.vllm.ai) and add its bin folder to the PATH, or set the address of a vLLM server.",
         )
     if token is None and any_page:
         _exit(

@@ -166,6 +166,15 @@ def test_plain_text_needs_no_grammar(value: object) -> None:
     assert rule_of(value, GrammarBuilder()) is None
 
 
+def test_no_rule_begins_with_an_empty_alternative() -> None:
+    """llama.cpp accepts one; xgrammar, which vLLM uses, refuses it."""
+    builder = GrammarBuilder()
+    schema = {"properties": {"a": {"type": "string", "pattern": "^(|b)$"}, "b": {"enum": ["", "c"]}}}
+    grammar = builder.text(named_schema_rule(schema, "values", builder))
+    rules = [line.partition("::=")[2].strip() for line in grammar.splitlines()]
+    assert not [rule for rule in rules if rule.startswith("|") or "( |" in rule or "(|" in rule or "| |" in rule]
+
+
 def test_what_values_begin_with_is_in_the_grammar_once() -> None:
     """llama.cpp follows all alternatives for every token of its vocabulary: a thousand of them took seconds a word."""
     builder = GrammarBuilder()

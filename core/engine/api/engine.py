@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from core import packaged_models
-from core.engine import VERSION
+from core.engine import VERSION, serve_settings
 from core.engine.api import serializers
 from core.engine.api.aliases import Aliases
 from core.engine.api.bases import Bases
@@ -32,12 +32,14 @@ from core.engine.bases.library import BaseLibrary
 from core.engine.batches.api import Batches
 from core.engine.batches.runner import BatchRunner
 from core.engine.exports.library import ExportLibrary
-from core.engine.job_rules import PARALLEL
 from core.engine.responses.api import Responses
 from core.engine.serving.embeddings import Embeddings
 from core.engine.serving.generate import count_tokens
 from core.engine.serving.inference import Inference
 from core.engine.serving.llama import Pool
+from core.engine.serving.model_serving import LlamaServing, Serving
+from core.engine.serving.vllm import VllmServing
+from core.engine.serving.vllm_folders import VllmFolders
 from core.engine.shadow import shadow_store
 from core.engine.shadow.api import Shadows
 from core.engine.shadow.copies import Copies
@@ -93,8 +95,9 @@ class Engine:
         self.files.remove_leftovers()
         self.uploads = Uploads(config.home, self.store, self.files)
         self.uploads.remove_leftovers()
-        self.pool = Pool(config.threads)
-        self.inference = Inference(self.models, self.pool)
+        self.pool = Pool(config.threads, tokens_only=serve_settings.vllm(config.environ) is not None)
+        self.serving = self._chosen_serving()
+        self.inference = Inference(self.models, self.serving)
         self.aliases = Aliases(self.models, self.store)
         self.permissions = CheckpointPermissions(self.models)
         self.embeddings = Embeddings(self.models, self.pool)
@@ -124,6 +127,13 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._background: set[asyncio.Task[None]] = set()
 
+    def _chosen_serving(self) -> Serving:
+        settings = serve_settings.vllm(self.config.environ)
+        self._uses_vllm = settings is not None
+        if settings is None:
+            return LlamaServing(self.pool)
+        return VllmServing(settings, self.pool, VllmFolders(self.config.home))
+
     def start(self) -> None:
         """Go on with interrupted jobs and batches, and warm up."""
         self.runner.start()
@@ -134,7 +144,7 @@ class Engine:
         self._copies.start()
         self._run_in_background(self.responses.expire_regularly())
         self._run_in_background(self._delete_expired_regularly())
-        if self.config.warm:
+        if self.config.warm and not self._uses_vllm:  # a GPU's memory is for the base that is asked for
             self._run_in_background(_logged(self._warm(), packaged_models.BASE))
 
     def begin_stop(self) -> None:
@@ -155,7 +165,7 @@ class Engine:
         await run_in_threadpool(self.library.stop)
         await run_in_threadpool(self.export_library.stop)
         await run_in_threadpool(self.runner.stop)
-        await self.pool.close()
+        await self.serving.close()
 
     def health(self, request: Request) -> Response:
         """GET /health: whether the engine is running. With a valid token, the response also contains its models,
@@ -200,11 +210,14 @@ class Engine:
         # this opens the base model, so that the calls below know its size
         not_trainable = self.models.not_trainable_reason(model)
         context, training = self.models.context(model), self.models.training_defaults(model)
-        return serializers.model(model, not_trainable, context, PARALLEL, training)
+        return serializers.model(model, not_trainable, context, self.serving.parallel, training)
 
     def delete_model(self, request: Request) -> Response:
         """DELETE /v1/models/{id}."""
+        model = self.models.find(request.path_params["id"])
         self.models.remove(request.path_params["id"])
+        if model.adapter is not None:
+            asyncio.run_coroutine_threadsafe(self.serving.forget_adapter(model.adapter), self._loop)
         return JSONResponse({"id": request.path_params["id"], "object": "model", "deleted": True})
 
     async def tokenize(self, request: Request) -> Response:
@@ -224,7 +237,7 @@ class Engine:
 
     def _forget(self, base_id: str) -> None:
         """Stop the processes of a removed base; called from a pool thread."""
-        asyncio.run_coroutine_threadsafe(self.pool.forget(base_id), self._loop)
+        asyncio.run_coroutine_threadsafe(self.serving.forget(base_id), self._loop)
 
     def _preload(self, model_id: str) -> None:
         """Load a new model before its first request; called from the trainer's thread."""
@@ -233,11 +246,11 @@ class Engine:
     async def _load(self, model_id: str) -> None:
         model = self.models.find(model_id)
         base = await run_in_threadpool(self.models.base, model.base)
-        await self.pool.load(base, model.adapter)
+        await self.serving.load(base, model.adapter)
 
     async def _warm(self) -> None:
         base = await run_in_threadpool(self.models.base, packaged_models.BASE)
-        await self.pool.load(base, self.models.newest_adapter(base.name))
+        await self.serving.load(base, self.models.newest_adapter(base.name))
 
     async def _delete_expired_regularly(self) -> None:
         while True:

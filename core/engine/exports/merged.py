@@ -83,12 +83,16 @@ def hf_updates(adapter: Adapter, folder: Path) -> dict[str, LowRank]:
 # --- Hugging Face -----------------------------------------------------------------------------------------------------
 
 
-def write_safetensors(folder: Path, adapter: Adapter, target: Path, on_progress: Progress = lambda _: None) -> None:
-    """Write `model.safetensors`, `config.json` and the generation settings to the folder `target`.
+def write_safetensors(
+    folder: Path, adapter: Adapter | None, target: Path, on_progress: Progress = lambda _: None
+) -> None:
+    """Write `model.safetensors`, `config.json` and the generation settings to the folder `target`; without an adapter,
+    those of the base itself.
 
     Matrices are float16, as in the GGUF file that the engine serves; the rest is float32.
     """
-    changed, stored = hf_updates(adapter, folder), hf_folder.read_tensors(folder)
+    changed = {} if adapter is None else hf_updates(adapter, folder)
+    stored = hf_folder.read_tensors(folder)
     config = gguf_keys.text_config(folder)
     if getattr(config, "tie_word_embeddings", False):
         stored.pop(_HEAD, None)

@@ -22,7 +22,7 @@ async def beginning(backend: Backend, prompt: str | list[int], logprobs: int | N
     try:
         text = prompt if isinstance(prompt, str) else await token_probs.text_of(backend, prompt)
         tokens = [] if logprobs is None else await token_probs.of_prompt(backend, prompt, logprobs)
-    except (llama_http.LlamaRefused, llama_http.ConnectionBroken) as exc:
+    except (llama_http.ServerRefused, llama_http.ConnectionBroken) as exc:
         raise llama_error(exc) from exc
     return GeneratedChunk(text, tokens=tuple(tokens))
 

@@ -78,7 +78,7 @@ async def _posted(backend: Backend, body: dict[str, Any]) -> dict[str, Any]:
     try:
         async with aclosing(llama_http.post(backend.address, "/v1/embeddings", body)) as blocks:
             answer: dict[str, Any] = json.loads(b"".join([block async for block in blocks]))
-    except (llama_http.LlamaRefused, llama_http.ConnectionBroken) as exc:
+    except (llama_http.ServerRefused, llama_http.ConnectionBroken) as exc:
         raise llama_error(exc) from exc
     return answer
 

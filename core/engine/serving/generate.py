@@ -70,7 +70,7 @@ async def stream_chunks(backend: Backend, options: Mapping[str, Any]) -> AsyncGe
     Raises:
         ApiError: with the first chunk or later.
     """
-    stop, held = StopMatcher(options.get("stop", ())), _HeldTokens()
+    stop, held = StopMatcher(options.get("stop", ())), HeldTokens()
     async with backend.slots.one():
         try:
             blocks = llama_http.post(backend.address, "/completion", {**options, "stop": [], "stream": True})
@@ -86,7 +86,7 @@ async def stream_chunks(backend: Backend, options: Mapping[str, Any]) -> AsyncGe
                         yield GeneratedChunk(text, _end_at_stop(event, now - first_at), tokens)
                         return  # closing the connection stops llama.cpp
                     yield GeneratedChunk(text, chunk.end, tokens)
-        except (llama_http.LlamaRefused, llama_http.ConnectionBroken, ApiError) as exc:
+        except (llama_http.ServerRefused, llama_http.ConnectionBroken, ApiError) as exc:
             if remaining := stop.flush():
                 yield GeneratedChunk(remaining)
             raise llama_error(exc) from exc
@@ -99,7 +99,7 @@ async def count_tokens(backend: Backend, text: str) -> int:
             llama_http.post(backend.address, "/tokenize", {"content": text, "add_special": False})
         ) as blocks:
             body = _json(b"".join([block async for block in blocks]))
-    except (llama_http.LlamaRefused, llama_http.ConnectionBroken) as exc:
+    except (llama_http.ServerRefused, llama_http.ConnectionBroken) as exc:
         raise llama_error(exc) from exc
     return len(body["tokens"])
 
@@ -152,7 +152,7 @@ def llama_error(exc: Exception) -> ApiError:
     """Convert an error between the engine and llama.cpp to an API error."""
     if isinstance(exc, ApiError):
         return exc
-    if isinstance(exc, llama_http.LlamaRefused):
+    if isinstance(exc, llama_http.ServerRefused):
         return as_api_error(exc.status, _json(exc.body))
     return unavailable(msg("The model stopped working: {message}.", message=str(exc)))
 
@@ -165,7 +165,7 @@ def _json(raw: bytes) -> dict[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-class _HeldTokens:
+class HeldTokens:
     """Keeps tokens back until their text is delivered, because a stop string may still remove it."""
 
     def __init__(self) -> None:

@@ -20,8 +20,9 @@ from core.engine.chat_messages import BadLine, ChatMessage, is_missing, with_sys
 from core.engine.serving import chat, echo, prompts, sampling, tool_choice
 from core.engine.serving.answers import Answer, AnswerBuilder, usage_of
 from core.engine.serving.chat import ChatFormat
-from core.engine.serving.generate import GeneratedChunk, GenerationEnd, stream_chunks, whole
-from core.engine.serving.llama import Backend, BaseModel, Pool
+from core.engine.serving.generate import GeneratedChunk, GenerationEnd, whole
+from core.engine.serving.llama import BaseModel
+from core.engine.serving.model_serving import ServedModel, Serving
 from core.engine.serving.parallel import gather, merge, sequential
 from core.engine.serving.prompts import Prompt
 from core.engine.serving.sampling import Sampling
@@ -69,30 +70,30 @@ class InferenceRequest:
         """Response headers: the model's own id, because the body has the name that was asked for."""
         return model_header(self.model.own_id)
 
-    async def check_lengths(self, backend: Backend) -> None:
+    async def check_lengths(self, model: ServedModel) -> None:
         """Raise ApiError 400 for a prompt that, with its answer, exceeds the context."""
         param = "messages" if self.chat else "prompt"
-        await prompts.check_lengths(backend, self.prompts, self.reserved, param)
+        await prompts.check_lengths(model.tokenizer, self.prompts, self.reserved, param)
 
-    def streams(self, backend: Backend) -> list[AsyncGenerator[GeneratedChunk, None]]:
+    def streams(self, model: ServedModel) -> list[AsyncGenerator[GeneratedChunk, None]]:
         """Prepare one generation per choice: n for the first prompt, then n for the second, …"""
         options = {**self.sampling.options, "repeat_last_n": self.base.context}  # penalties apply to the whole text
         return [
-            stream_chunks(backend, {**options, "prompt": prompt, "seed": self.sampling.seed_of(choice)})
+            model.stream({**options, "prompt": prompt, "seed": self.sampling.seed_of(choice)})
             if options["n_predict"]
-            else echo.no_tokens(backend, prompt)
+            else echo.no_tokens(model.tokenizer, prompt)
             for prompt in self.prompts
             for choice in range(self.sampling.n)
         ]
 
-    async def beginnings(self, backend: Backend) -> list[GeneratedChunk]:
+    async def beginnings(self, model: ServedModel) -> list[GeneratedChunk]:
         """What each choice begins with: its prompt with `echo`, otherwise nothing. Raises ApiError."""
         if not self.sampling.echo:
             return []
         return [
             chunk
             for prompt in self.prompts
-            for chunk in [await echo.beginning(backend, prompt, self.sampling.logprobs)] * self.sampling.n
+            for chunk in [await model.beginning(prompt, self.sampling.logprobs)] * self.sampling.n
         ]
 
 
@@ -104,8 +105,8 @@ class Inference:
         speeds: the same per base model.
     """
 
-    def __init__(self, models: ModelCatalogue, pool: Pool) -> None:
-        self._models, self._pool = models, pool
+    def __init__(self, models: ModelCatalogue, serving: Serving) -> None:
+        self._models, self._serving = models, serving
         self.tokens_per_s: float | None = None
         self.speeds: dict[str, float] = {}
 
@@ -163,15 +164,15 @@ class Inference:
 
     async def _admit(self, parsed: InferenceRequest) -> None:
         """Load the model and check the length of the prompts, without waiting for a slot. Raises ApiError."""
-        async with self._pool.lease(parsed.base, parsed.model.adapter) as backend:
-            await parsed.check_lengths(backend)
+        async with self._serving.lease(parsed.base, parsed.model.adapter) as model:
+            await parsed.check_lengths(model)
 
     async def _respond_json(self, parsed: InferenceRequest, answer: Answer) -> Response:
-        async with self._pool.lease(parsed.base, parsed.model.adapter) as backend:
-            await parsed.check_lengths(backend)  # llama.cpp rounds its context up to a multiple of 256
-            starts = await parsed.beginnings(backend)
+        async with self._serving.lease(parsed.base, parsed.model.adapter) as model:
+            await parsed.check_lengths(model)  # llama.cpp rounds its context up to a multiple of 256
+            starts = await parsed.beginnings(model)
             completions = await gather(
-                [whole(stream) for stream in parsed.streams(backend)], parsed.sampling.is_concurrent
+                [whole(stream) for stream in parsed.streams(model)], parsed.sampling.is_concurrent
             )
         if starts:
             completions = [echo.joined(start, rest) for start, rest in zip(starts, completions, strict=True)]
@@ -188,11 +189,11 @@ class Inference:
         async with AsyncExitStack() as stack:
             try:
                 await admitted
-                backend = await stack.enter_async_context(self._pool.lease(parsed.base, parsed.model.adapter))
-                for index, start in enumerate(await parsed.beginnings(backend)):
+                model = await stack.enter_async_context(self._serving.lease(parsed.base, parsed.model.adapter))
+                for index, start in enumerate(await parsed.beginnings(model)):
                     for data in answer.chunks(index, start):
                         yield data
-                streams = parsed.streams(backend)
+                streams = parsed.streams(model)
                 chunks = merge(streams) if parsed.sampling.is_concurrent and len(streams) > 1 else sequential(streams)
                 async for index, chunk in await stack.enter_async_context(aclosing(chunks)):
                     for data in [] if started else answer.begin(len(streams)):

@@ -34,6 +34,7 @@ _MAX_LOADED = 5  # models kept loaded (LRU): four in parallel, plus the next one
 _CACHE_MIB = 256  # prompt cache; llama.cpp's default is 8 GiB
 # spins of a waiting thread before it sleeps; with more, two models starve each other (docs/benchmarks.md)
 _SPIN_COUNT = "1000"
+_TOKENS_CONTEXT = 256  # of a backend that only counts tokens; llama.cpp's smallest
 _START_S = 120.0  # takes 2 s from a warm disk cache, longer from a cold, busy disk
 _STOP_S = 5.0
 _TOKENIZE_S = 60.0  # timeout for one text, which may take seconds on a busy machine
@@ -98,8 +99,9 @@ class Pool:
         priority: counts the requests that use the backends.
     """
 
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
+    def __init__(self, threads: int, *, tokens_only: bool = False) -> None:
+        """With `tokens_only`, backends only count tokens, with little memory, except those for embeddings."""
+        self._threads, self._tokens_only = threads, tokens_only
         self.priority = Priority()
         self._current: dict[_Key, Backend] = {}  # in LRU order
         self._all: set[Backend] = set()
@@ -183,7 +185,7 @@ class Pool:
                     raise unavailable(
                         msg("The adapter {name} is no longer in the engine's home directory.", name=adapter.name)
                     )
-                current = await _start(base, adapter, self._threads, embedding)
+                current = await _start(base, adapter, self._threads, embedding, self._tokens_only)
                 self._all.add(current)
             self._current[key] = current
             for old in list(self._current)[:-_MAX_LOADED]:
@@ -219,14 +221,15 @@ class Tokenizer:
         return [int(token) for token in response.json()["tokens"]]
 
 
-async def _start(base: BaseModel, adapter: Path | None, threads: int, embedding: bool) -> Backend:
+async def _start(base: BaseModel, adapter: Path | None, threads: int, embedding: bool, tokens_only: bool) -> Backend:
     key = secrets.token_urlsafe(24)
+    context = _TOKENS_CONTEXT if tokens_only else PARALLEL * base.context
     options = {
         "model": str(base.gguf),
         "adapter": None if adapter is None else str(adapter),
         "key": key,
-        "parallel": 1 if embedding else PARALLEL,
-        "context": base.context if embedding else PARALLEL * base.context,
+        "parallel": 1 if embedding or tokens_only else PARALLEL,
+        "context": base.context if embedding else context,
         "pooling": base.card.pooling if embedding else 0,
         "cache_mib": _CACHE_MIB,
         "threads": threads,

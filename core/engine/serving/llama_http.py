@@ -1,4 +1,4 @@
-"""A minimal HTTP client for llama.cpp: sends one POST request over a plain socket and yields the response in blocks.
+"""A minimal HTTP client for llama.cpp and vLLM: sends one request over a socket and yields the response in blocks.
 
 A general-purpose HTTP client was measured to cost the engine 0.33 ms of CPU time per token; this one costs 0.21 ms. The
 engine shares the cores with llama.cpp, whose threads wait for each other.
@@ -20,8 +20,8 @@ class ConnectionBroken(Exception):
     """The connection failed or was closed early."""
 
 
-class LlamaRefused(Exception):
-    """llama.cpp responded with a status other than 200; holds the response's body."""
+class ServerRefused(Exception):
+    """The server responded with a status other than 200; holds the response's body."""
 
     def __init__(self, status: int, body: bytes) -> None:
         super().__init__(status)
@@ -30,31 +30,35 @@ class LlamaRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ServerAddress:
-    """A llama.cpp server's address and API key."""
+    """A server's address and API key, and whether it is reached through TLS."""
 
     host: str
     port: int
     key: str
+    secure: bool = False
 
 
-async def post(address: ServerAddress, path: str, body: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
-    """POST `body` as JSON and yield the response in blocks (HTTP chunks). Closing the generator closes the connection.
+async def post(address: ServerAddress, path: str, body: Mapping[str, Any] | None) -> AsyncGenerator[bytes, None]:
+    """POST `body` as JSON (GET if it is None) and yield the response in blocks (HTTP chunks). Closing the generator
+    closes the connection.
 
     Raises:
-        LlamaRefused: the status is not 200.
+        ServerRefused: the status is not 200.
         ConnectionBroken: the connection failed or was closed early.
     """
     try:
-        reader, writer = await asyncio.open_connection(address.host, address.port, limit=_MAX_BLOCK_BYTES)
+        reader, writer = await asyncio.open_connection(
+            address.host, address.port, limit=_MAX_BLOCK_BYTES, ssl=address.secure or None
+        )
     except OSError as exc:
         raise ConnectionBroken(str(exc)) from exc
     try:
-        writer.write(_request(address, path, json.dumps(body).encode()))
+        writer.write(_request(address, path, None if body is None else json.dumps(body).encode()))
         status, headers = await _head(reader)
         blocks = _blocks(reader, headers)
         async with contextlib.aclosing(blocks):
             if status != 200:
-                raise LlamaRefused(status, b"".join([block async for block in blocks]))
+                raise ServerRefused(status, b"".join([block async for block in blocks]))
             async for block in blocks:
                 yield block
     except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as exc:
@@ -65,12 +69,20 @@ async def post(address: ServerAddress, path: str, body: Mapping[str, Any]) -> As
             await writer.wait_closed()
 
 
-def _request(address: ServerAddress, path: str, body: bytes) -> bytes:
+async def read(address: ServerAddress, path: str, body: Mapping[str, Any] | None = None) -> bytes:
+    """The whole response. Raises the same errors as `post`."""
+    async with contextlib.aclosing(post(address, path, body)) as blocks:
+        return b"".join([block async for block in blocks])
+
+
+def _request(address: ServerAddress, path: str, body: bytes | None) -> bytes:
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    key = f"Authorization: Bearer {address.key}\r\n" if address.key else ""
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: {address.host}\r\nAuthorization: Bearer {address.key}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nHost: {host}:{address.port}\r\n{key}"
+        f"Content-Type: application/json\r\nContent-Length: {len(body or b'')}\r\nConnection: close\r\n\r\n"
     )
-    return head.encode("ascii") + body
+    return head.encode("ascii") + (body or b"")
 
 
 async def _head(reader: asyncio.StreamReader) -> tuple[int, dict[bytes, bytes]]:

@@ -14,7 +14,8 @@ from core.engine.serving import llama_http
 from core.engine.serving.llama import Backend
 
 _RUN = 256  # prompt tokens whose probabilities are computed by one request to llama.cpp
-_MARKUP = re.compile(r"<[^\s<>]+>|\[[^\s\[\]]+\]")  # control tokens look like this
+MARKUP = re.compile(r"<[^\s<>]+>|\[[^\s\[\]]+\]")
+"""What control tokens look like."""
 _CERTAIN = 1e6  # a bias that makes a token certain
 _LIKELY = 1000  # tokens among which one is looked for first: the whole vocabulary's list has 260,000 in Gemma
 _BIAS = 300.0  # more than logits differ by, and little enough for float32 to add a logit to
@@ -65,7 +66,7 @@ async def of_prompt(backend: Backend, prompt: str | list[int], n_top: int) -> li
     llama.cpp reports them only for tokens that it writes, so it is made to write the prompt.
 
     Raises:
-        LlamaRefused, ConnectionBroken: llama.cpp failed.
+        ServerRefused, ConnectionBroken: llama.cpp failed.
     """
     pieces = await _pieces(backend, prompt)
     bos = backend.base.card.bos
@@ -99,7 +100,7 @@ async def _pieces(backend: Backend, prompt: str | list[int]) -> list[_Piece]:
     else:
         pairs = [(token, (await text_of(backend, [token])).encode()) for token in prompt]
     return [
-        _Piece(token, raw, _is_text(raw) and raw.decode() not in control and not _MARKUP.fullmatch(raw.decode()))
+        _Piece(token, raw, _is_text(raw) and raw.decode() not in control and not MARKUP.fullmatch(raw.decode()))
         for token, raw in pairs
     ]
 
@@ -121,7 +122,7 @@ async def _forced(backend: Backend, read: list[int], run: Sequence[_Piece], n_to
     grammar = "root ::= " + " ".join(f"<[{piece.token}]>" for piece in run)
     try:
         entries = await _written(backend, read, {"grammar": grammar, "n_predict": len(run)}, max(1, n_top))
-    except llama_http.LlamaRefused:  # one of them ends a text in this model
+    except llama_http.ServerRefused:  # one of them ends a text in this model
         return []
     n_right = 0
     while n_right < min(len(entries), len(run)) and entries[n_right]["id"] == run[n_right].token:

@@ -19,6 +19,8 @@ from core.message import msg
 Mode = Literal["none", "auto", "required"]
 _SPACE = "[ \\n]{0,2}"  # between a marker and the JSON object; the template's own is one line break or nothing
 _MAX_CALLS = 16  # in one answer; a small model might otherwise repeat calls up to the end of its context
+AFTER_TRIGGER = "grammar_after_trigger"
+"""Option that llama.cpp does not have: the grammar of what follows the trigger of a lazy one."""
 _WORD = 1  # llama.cpp's number for a trigger that is a text
 
 
@@ -115,7 +117,7 @@ def grammar_options(use: ToolUse, form: ToolFormat, wanted_format: object = None
     """llama.cpp's parameters for a request with these tools and this `response_format`.
 
     With `auto`, the grammar begins at the marker of a call, so that other answers are free; with a response format, an
-    answer is either calls or in that format.
+    answer is either calls or in that format. AFTER_TRIGGER is for servers whose grammars begin after the marker.
 
     Raises:
         ApiError: 400 if a schema that has to be followed cannot be a grammar.
@@ -131,25 +133,37 @@ def grammar_options(use: ToolUse, form: ToolFormat, wanted_format: object = None
         root = calls if use.mode == "required" or answer is None else f"{calls} | {answer}"
         return {**options, "grammar": builder.text(root)}
     triggers = [{"type": _WORD, "value": form.marker}]
-    return {**options, "grammar": builder.text(calls), "grammar_lazy": True, "grammar_triggers": triggers}
+    return {
+        **options,
+        "grammar": builder.text(calls),
+        "grammar_lazy": True,
+        "grammar_triggers": triggers,
+        AFTER_TRIGGER: builder.text(_calls(use, form, builder, opened=True)),
+    }
 
 
-def _calls(use: ToolUse, form: ToolFormat, builder: GrammarBuilder) -> str:
-    """The name of a rule for one call or several."""
-    callable_tools = [tool for tool in use.tools if use.may_call(tool)]
-    begin, end = form.begin.strip(), form.end.strip()
-    bodies = []
-    for tool in callable_tools:
-        arguments = _arguments(tool, use.tools.index(tool), builder)
-        head = literal(f'{{"{form.name_key}": {json.dumps(tool.name)}, "{form.arguments_key}": ')
-        bodies.append(f'{head} {arguments} "}}"')
-    lead = f"{literal(begin)} {_SPACE}" if begin else ""
-    tail = f"{_SPACE} {literal(end)}" if end else ""
-    call = builder.rule(f"{lead} ({' | '.join(bodies)}) {tail}")
+def _calls(use: ToolUse, form: ToolFormat, builder: GrammarBuilder, *, opened: bool = False) -> str:
+    """The name of a rule for one call or several; with `opened`, without the marker of the first one."""
+    call = _call(use, form, builder)
+    first = _call(use, form, builder, opened=True) if opened else call
     if not use.parallel or use.name is not None:
-        return call
+        return first
     between = literal(form.between.strip()) if form.between.strip() else ""
-    return builder.rule(f"{call} ({_SPACE} {between} {call}){{0,{_MAX_CALLS - 1}}}")
+    return builder.rule(f"{first} ({_SPACE} {between} {call}){{0,{_MAX_CALLS - 1}}}")
+
+
+def _call(use: ToolUse, form: ToolFormat, builder: GrammarBuilder, *, opened: bool = False) -> str:
+    begin, end = form.begin.strip(), form.end.strip()
+    # without a text before it, the marker is the beginning of the JSON object
+    n_written = len(form.marker) - len(form.begin) if opened and not begin else 0
+    bodies = []
+    for tool in filter(use.may_call, use.tools):
+        arguments = _arguments(tool, use.tools.index(tool), builder)
+        head = f'{{"{form.name_key}": {json.dumps(tool.name)}, "{form.arguments_key}": '
+        bodies.append(f'{literal(head[n_written:])} {arguments} "}}"')
+    lead = f"{'' if opened else literal(begin)} {_SPACE}" if begin else ""
+    tail = f"{_SPACE} {literal(end)}" if end else ""
+    return builder.rule(f"{lead} ({' | '.join(bodies)}) {tail}")
 
 
 def _arguments(tool: Tool, index: int, builder: GrammarBuilder) -> str:

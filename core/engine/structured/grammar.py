@@ -18,7 +18,7 @@ _MAX_BRANCHINGS = 50  # of rules within rules
 _BLOCK = 500  # llama.cpp writes a repetition out element by element, so long ones are built from blocks
 _JSON_RULES = {
     # no more white space: a model that does not know how to go on would write it up to its limit
-    "ws": '| " " | "\\n" " "{0,20}',
+    "ws": '"" | " " | "\\n" " "{0,20}',
     "hex": "[0-9a-fA-F]",
     # without lone surrogates, which are not text; all of JSON's own escapes
     "plain": "[\\x20-\\x21\\x23-\\x5B\\x5D-\\x7E\\u0080-\\uD7FF\\uE000-\\U0010FFFF]",
