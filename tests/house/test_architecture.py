@@ -193,6 +193,7 @@ def test_of_the_engine_the_studio_imports_only_its_rules() -> None:
     rules = (
         "core.engine.chat_messages", "core.engine.cors_origins", "core.engine.finetune_format",
         "core.engine.home_files", "core.engine.job_rules", "core.engine.launcher_settings", "core.engine.message_text",
+        "core.engine.serve_settings",
         "core.engine.number_checks",
         "core.engine.training_options",
     )  # fmt: skip
