@@ -22,7 +22,7 @@ from core.engine.serving.answers import Answer, AnswerBuilder, usage_of
 from core.engine.serving.chat import ChatFormat
 from core.engine.serving.generate import GeneratedChunk, GenerationEnd, whole
 from core.engine.serving.llama import BaseModel
-from core.engine.serving.model_serving import ServedModel, Serving
+from core.engine.serving.model_serving import LoadedModel, Serving
 from core.engine.serving.parallel import gather, merge, sequential
 from core.engine.serving.prompts import Prompt
 from core.engine.serving.sampling import Sampling
@@ -70,12 +70,12 @@ class InferenceRequest:
         """Response headers: the model's own id, because the body has the name that was asked for."""
         return model_header(self.model.own_id)
 
-    async def check_lengths(self, model: ServedModel) -> None:
+    async def check_lengths(self, model: LoadedModel) -> None:
         """Raise ApiError 400 for a prompt that, with its answer, exceeds the context."""
         param = "messages" if self.chat else "prompt"
         await prompts.check_lengths(model.tokenizer, self.prompts, self.reserved, param)
 
-    def streams(self, model: ServedModel) -> list[AsyncGenerator[GeneratedChunk, None]]:
+    def streams(self, model: LoadedModel) -> list[AsyncGenerator[GeneratedChunk, None]]:
         """Prepare one generation per choice: n for the first prompt, then n for the second, …"""
         options = {**self.sampling.options, "repeat_last_n": self.base.context}  # penalties apply to the whole text
         return [
@@ -86,7 +86,7 @@ class InferenceRequest:
             for choice in range(self.sampling.n)
         ]
 
-    async def beginnings(self, model: ServedModel) -> list[GeneratedChunk]:
+    async def beginnings(self, model: LoadedModel) -> list[GeneratedChunk]:
         """What each choice begins with: its prompt with `echo`, otherwise nothing. Raises ApiError."""
         if not self.sampling.echo:
             return []

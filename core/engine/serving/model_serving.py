@@ -19,7 +19,7 @@ from core.engine.serving.prompts import Prompt
 from core.engine.serving.tool_choice import AFTER_TRIGGER
 
 
-class ServedModel(Protocol):
+class LoadedModel(Protocol):
     """A model that is loaded."""
 
     @property
@@ -48,7 +48,7 @@ class Serving(Protocol):
 
     parallel: int
 
-    def lease(self, base: BaseModel, adapter: Path | None = None) -> AbstractAsyncContextManager[ServedModel]:
+    def lease(self, base: BaseModel, adapter: Path | None = None) -> AbstractAsyncContextManager[LoadedModel]:
         """Lease a model for the duration of the block. Raises ApiError 503 if it cannot be loaded."""
 
     async def load(self, base: BaseModel, adapter: Path | None) -> None:
@@ -71,12 +71,12 @@ class LlamaModel:
     tokenizer: Backend
 
     def stream(self, options: Mapping[str, Any]) -> AsyncGenerator[GeneratedChunk, None]:
-        """See `ServedModel`."""
+        """See `LoadedModel`."""
         known = {name: value for name, value in options.items() if name != AFTER_TRIGGER}
         return stream_chunks(self.tokenizer, known)
 
     async def beginning(self, prompt: Prompt, logprobs: int | None) -> GeneratedChunk:
-        """See `ServedModel`."""
+        """See `LoadedModel`."""
         return await echo.beginning(self.tokenizer, prompt, logprobs)
 
 
@@ -89,7 +89,7 @@ class LlamaServing:
         self._pool = pool
 
     @asynccontextmanager
-    async def lease(self, base: BaseModel, adapter: Path | None = None) -> AsyncIterator[ServedModel]:
+    async def lease(self, base: BaseModel, adapter: Path | None = None) -> AsyncIterator[LoadedModel]:
         """See `Serving`."""
         async with self._pool.lease(base, adapter) as backend:
             yield LlamaModel(backend)

@@ -21,7 +21,7 @@ from core.engine.serving import vllm_http, vllm_server, vllm_text
 from core.engine.serving.generate import GeneratedChunk
 from core.engine.serving.llama import Backend, BaseModel, Pool
 from core.engine.serving.llama_http import ConnectionBroken, ServerRefused
-from core.engine.serving.model_serving import ServedModel
+from core.engine.serving.model_serving import LoadedModel
 from core.engine.serving.prompts import Prompt
 from core.engine.serving.vllm_folders import VllmFolders
 from core.engine.serving.vllm_server import VllmServer
@@ -65,7 +65,7 @@ class VllmServing:
         self._slots = asyncio.Semaphore(_PARALLEL)
 
     @asynccontextmanager
-    async def lease(self, base: BaseModel, adapter: Path | None = None) -> AsyncIterator[ServedModel]:
+    async def lease(self, base: BaseModel, adapter: Path | None = None) -> AsyncIterator[LoadedModel]:
         """See `Serving`."""
         with self._pool.priority.request():  # also while the model is being loaded
             async with self._pool.lease_any(base) as tokenizer, self._connected(base) as connection:
@@ -175,7 +175,7 @@ class VllmServing:
 
 
 class VllmModel:
-    """A model that a vLLM server has loaded: see `model_serving.ServedModel`."""
+    """A model that a vLLM server has loaded: see `model_serving.LoadedModel`."""
 
     def __init__(
         self,
@@ -201,7 +201,7 @@ class VllmModel:
                 raise
 
     async def stream(self, options: Mapping[str, Any]) -> AsyncGenerator[GeneratedChunk, None]:
-        """See `ServedModel`."""
+        """See `LoadedModel`."""
         async with self._slots:
             try:
                 try:
@@ -217,7 +217,7 @@ class VllmModel:
                 raise self._failed(exc) from exc
 
     async def beginning(self, prompt: Prompt, logprobs: int | None) -> GeneratedChunk:
-        """See `ServedModel`."""
+        """See `LoadedModel`."""
         try:
             try:
                 return await vllm_text.beginning(self._target(), prompt, logprobs)

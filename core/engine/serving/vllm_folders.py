@@ -113,7 +113,7 @@ class VllmFolders:
         except Exception as exc:  # libraries raise errors of many kinds about files that they do not know
             if is_disk_full(exc):
                 raise disk_full() from exc
-            raise unavailable(msg("{name} cannot be written: {reason}.", name=folder, reason=exc)) from exc
+            raise unavailable(msg("{parent} cannot be written: {reason}.", parent=folder, reason=exc)) from exc
         finally:
             shutil.rmtree(part, ignore_errors=True)
         return folder
