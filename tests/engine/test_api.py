@@ -35,7 +35,7 @@ _FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r
 _BAD_FORMS = [
     "multipart/form-data; boundary=" + "b" * 257,
     "multipart/form-data; boundary=" + "b" * 300,
-    "multipart/form-data; boundary=" + "b" * 60_000,
+    "multipart/form-data; boundary=" + "b" * 15_000,  # headers above 16 KB are refused by h11
     "multipart/form-data; boundary=",
     'multipart/form-data; boundary=""',
     "multipart/form-data",
