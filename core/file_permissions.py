@@ -44,7 +44,10 @@ def _restrict_tree(home: Path) -> Iterator[str]:
 
     Works top down and through open directories, so that no other user can swap in a symbolic link meanwhile.
     """
-    if not home.is_dir():  # created at the first start, private through the umask
+    try:
+        if not home.is_dir():  # created at the first start, private through the umask
+            return
+    except PermissionError:  # a folder above it cannot be entered: opening the database says so
         return
     yield from _restrict(str(home), home, None)
     failures: list[str] = []

@@ -157,6 +157,25 @@ def test_a_user_without_rights_is_told_and_the_run_goes_on_once_they_are_given(
     store.close()
 
 
+def test_a_home_below_a_folder_that_may_not_be_entered_is_reported(tmp_path: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("Another user cannot be taken on: the tests do not run as root.")
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-m", "core.jobs.worker"]
+    _system(*command[:4], sys.executable, "-c", "import core.jobs.worker")
+    log = tmp_path / "nobody.log"
+    with log.open("w") as output:
+        environ = os.environ | {"FABULA_HOME": str(closed / "home")}
+        process = subprocess.Popen(command, cwd=Path(__file__).parents[2], env=environ, stderr=output)
+    try:
+        until(lambda: "Give Fabula write permission" in log.read_text(), "it says so")
+    finally:
+        process.terminate()
+        assert process.wait(WAIT_LIMIT_S) == 0
+    assert "Traceback" not in log.read_text()
+
+
 # --- suddenly ------------------------------------------------------------------------------------------------
 
 

@@ -315,6 +315,13 @@ def test_kill_9_loses_no_line_and_answers_none_twice_and_the_window_ends(tmp_pat
         assert compare_files(engine.home) == FileReport((), ())
 
 
+def test_a_line_stays_one_line_however_it_is_split() -> None:
+    said = "".join(map(chr, (*range(32), 0x85, 0x2028, 0x2029))) + "唐"
+    line = engine_batch_store.result_line("n", {"text": said}, None)
+    assert line.splitlines() == [line] and "唐" in line
+    assert json.loads(line)["response"]["text"] == said
+
+
 # --- disk -----------------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -19,6 +20,7 @@ LineState = Literal["waiting", "answered", "failed"]
 OPEN: tuple[BatchStatus, ...] = ("validating", "in_progress", "finalizing", "cancelling")
 """Statuses of batches that the engine still works on."""
 _PAGE = 200  # lines read at a time
+_LINE_BREAKS = re.compile("[\x85\u2028\u2029]")  # those that JSON does not escape
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,12 +182,17 @@ def close(store: EngineStore, batch_id: str, files: list[File], **values: Any) -
 
 
 def result_line(custom_id: str | None, response: dict[str, Any] | None, error: dict[str, str] | None) -> str:
-    """A line of a result file in OpenAI's format, without its line break."""
-    return json.dumps(
+    """A line of a result file in OpenAI's format, without its line break.
+
+    Texts may contain Unicode's own line breaks, which are escaped: many programs read such files with
+    `text.splitlines()`.
+    """
+    line = json.dumps(
         {"id": new_id("batch_req"), "custom_id": custom_id, "response": response, "error": error},
         ensure_ascii=False,
         separators=(",", ":"),
     )
+    return _LINE_BREAKS.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
 def _select(store: EngineStore, where: str, *values: object) -> list[Line]:

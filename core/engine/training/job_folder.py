@@ -172,7 +172,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return
-    yield from (row for line in text.splitlines() if (row := _object(line)) is not None)
+    yield from (row for line in text.split("\n") if (row := _object(line)) is not None)
 
 
 def write_job_spec(folder: Path, spec: dict[str, Any]) -> None:
