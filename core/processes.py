@@ -21,6 +21,7 @@ DRAIN_S = 14.0
 """How long a stopping worker waits for answers to requests in flight, which are paid for. With the time to save them it
 ends within 20 seconds; service managers must allow it more (`deploy/`)."""
 _POLL_S = 0.05  # how often `terminate` checks whether the process has ended
+_SIGNAL_POLL_S = 1.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PARENT_POLL_S = 1.0  # without the kernel's signal, an orphan runs up to this much longer
 _ORPHAN_GRACE_S = 10.0  # an orphan that ignores SIGTERM for this long is killed
@@ -61,6 +62,16 @@ def terminate(process: str, grace_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while is_running(process) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
+
+
+def wait_for_signal(event: threading.Event) -> None:
+    """Wait on the main thread until a signal handler sets the event.
+
+    The kernel may deliver a signal to any thread, for example one of a library. Python then runs the handler on the
+    main thread as soon as that runs, which `event.wait()` alone would never do.
+    """
+    while not event.wait(_SIGNAL_POLL_S):
+        pass
 
 
 def _exists(pid: int) -> bool:

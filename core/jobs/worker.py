@@ -19,7 +19,7 @@ from collections.abc import Hashable, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from core import file_permissions, logs, shared_files
+from core import file_permissions, logs, processes, shared_files
 from core.alerts.sender import AlertSender, configured_channels
 from core.db.change_marker import ChangeMarker
 from core.db.store import WORKER_CONNECTIONS, Store
@@ -249,7 +249,7 @@ def main() -> None:
     metrics_server.start(settings)
     gc.freeze()  # everything loaded so far is long-lived; scanning it in each collection would slow every response
     _log.info("Worker started for %s. Press Ctrl+C to stop.", settings.home)
-    stop_requested.wait()
+    processes.wait_for_signal(stop_requested)
     _log.info("Stopping: the requests in flight are answered and saved; the rest continues at the next start.")
     worker.stop()
 
