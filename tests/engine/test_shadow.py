@@ -429,6 +429,26 @@ def test_the_texts_of_calls_that_wait_are_bounded_and_so_is_a_page(
     assert (shadow.copied, shadow.dropped) == (3, 2)
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_copy_that_is_dropped_leaves_no_texts_and_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarts: bool
+) -> None:
+    monkeypatch.setattr(shadow_store, "MAX_WAITING_BYTES", 100)
+    store = EngineStore(tmp_path / "engine.db")
+    shadow = Shadow("old", 1, TINY, "https://x/v1", "s1", 100, 1)
+    store.add(shadow)
+    call_id = shadow_store.begin(store, shadow, answer_texts.CHAT, copies=True)
+    shadow_store.answered(store, call_id, copies=True, old="x" * 200, request="[]", prompt_tokens=1)
+    if restarts:
+        shadow_store.end_interrupted(store)
+    else:
+        shadow_store.copied(store, call_id, copy="dropped")
+    (found,) = store.select(ShadowCall, "1")
+    assert (found.request, found.old, found.prompt_tokens, found.copy) == ("", None, 1, "dropped")
+    (shadow,) = store.select(Shadow, "1")
+    assert (shadow.copied, shadow.dropped) == (0, 1)
+
+
 def test_calls_that_are_not_collected_are_bounded_and_the_lost_ones_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -526,6 +546,9 @@ def test_the_tokens_of_a_long_stream_are_known_and_its_end_without_the_last_line
         (400, "The model ft:x was shut down on 2027-01-14", None, True),
         (404, "Invalid URL (POST /chat/completions)", None, False),
         (400, "max_tokens is too large", "invalid_value", False),
+        (400, "Invalid value: 'my model does not exist'. Supported values are: 'user'.", "invalid_value", False),
+        (400, "Invalid value: 'my model does not exist'.", None, False),  # a caller's words
+        (400, "For this model, the parameter 'max_tokens' is deprecated.", "unsupported_parameter", False),
         (401, "The model does not exist", "invalid_api_key", False),
         (503, "The model does not exist", None, False),
     ],

@@ -125,9 +125,11 @@ def failed(store: EngineStore, call_id: str, *, state: CallState = "failed", **v
 
 
 def copied(store: EngineStore, call_id: str, *, copy: CopyState, **values: object) -> None:
-    """Record the copy's answer, or why there is none. The call ends with it."""
+    """Record the copy's answer, or why there is none. The call ends with it. The texts of a dropped one are deleted."""
     with store.transaction() as transaction:
         if store.update(ShadowCall, call_id, where="copy = 'waiting'", copy=copy, **values):
+            if copy == "dropped":
+                transaction.execute(f"UPDATE shadow_calls SET {_NO_TEXTS} WHERE id = ?", (call_id,))  # constant
             _count(transaction, call_id, "dropped = dropped + 1" if copy == "dropped" else "copied = copied + 1")
             _end(store, call_id)
 

@@ -25,8 +25,9 @@ _PASSED_ON = re.compile(
 )
 _KEY = re.compile(r"[!-~]+")
 _STOPPED_CODES = frozenset({"model_not_found", "model_deprecated", "deploymentnotfound", "model_not_available"})
+# not after a quotation mark: there providers repeat the caller's words
 _STOPPED = re.compile(
-    r"\bmodel\b.{0,200}(does not exist|not found|deprecated|retired|shut ?down|no longer)", re.I | re.S
+    r"[^'\"`]{0,60}?\bmodel\b.{0,200}(does not exist|not found|deprecated|retired|shut ?down|no longer)", re.I | re.S
 )
 
 
@@ -74,15 +75,18 @@ def headers_of(response: httpx2.Response) -> dict[str, str]:
 def stopped(status: int, body: bytes) -> str | None:
     """What the provider said if the old model does not exist any more; None for any other answer.
 
-    Other errors, such as a wrong key, a rate limit or a path that does not exist, do not mean that a model has stopped.
+    Other errors, such as a wrong key, a rate limit, a path that does not exist or a parameter that is not supported any
+    more, do not mean that a model has stopped.
     """
     if status not in (400, 404, 410):
         return None
     try:
         error = json.loads(body)["error"]
-        code, message = str(error.get("code") or ""), str(error.get("message") or "")
+        code, message = str(error.get("code") or "").lower(), str(error.get("message") or "")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    if status != 400 and code.lower() in _STOPPED_CODES:
+    if status != 400 and code in _STOPPED_CODES:
         return message or code
-    return message if not is_missing(message) and _STOPPED.search(message) else None
+    if code and not code.isdigit() and not code.startswith("model_") and code not in _STOPPED_CODES:
+        return None  # the code names another reason
+    return message if not is_missing(message) and _STOPPED.match(message) else None
