@@ -214,6 +214,30 @@ def test_a_stumbling_tokenizer_is_asked_again_and_not_for_ever(
         assert next(iter(load(tmp_path / "jobs" / "ftjob-1" / "train.npz"))).tokens == (2, 97, 98, 99, 1)
 
 
+class _Abandoning(LocalLauncher):
+    """Knows which trainers were asked to stop."""
+
+    def __init__(self) -> None:
+        self.abandoned: list[str] = []
+
+    def abandon(self, folder: Path) -> None:
+        self.abandoned.append(folder.name)
+
+
+@pytest.mark.parametrize(("status", "is_asked"), [("paused", True), ("failed", True), ("succeeded", False)])
+def test_after_a_start_the_trainers_of_jobs_that_no_longer_train_are_asked_to_stop(
+    status: str, is_asked: bool, store: EngineStore, tmp_path: Path
+) -> None:
+    """The engine was killed after it had stored the pause, and before it told a trainer that outlives it."""
+    store.update(Job, "ftjob-1", status=status)
+    models: Any = SimpleNamespace()
+    shop = EngineJobContext(tmp_path, store, Files(tmp_path, store), models, _Pool(), 1, print)  # type: ignore[arg-type]  # fakes
+    launcher = _Abandoning()
+    claims = JobClaims(shop, launcher)
+    assert not TrainingRunner(shop, launcher, claims, threading.Event(), threading.Event()).step()
+    assert launcher.abandoned == (["ftjob-1"] if is_asked else [])
+
+
 def test_a_folder_that_cannot_be_emptied_keeps_no_job_waiting(store: EngineStore, tmp_path: Path) -> None:
     store.update(Job, "ftjob-1", status="succeeded")
     (tmp_path / "jobs" / "ftjob-1" / "train.npz").mkdir(parents=True)  # cannot be unlinked

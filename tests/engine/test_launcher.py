@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -18,8 +19,9 @@ torch = pytest.importorskip("torch", reason="requirements-engine.txt is not inst
 from safetensors.torch import save_file  # noqa: E402
 
 from core.engine import launcher_settings  # noqa: E402
+from core.engine.event_log import read_state  # noqa: E402
 from core.engine.formats import gguf_file, tokens, weights  # noqa: E402
-from core.engine.training import launchers  # noqa: E402
+from core.engine.training import attempts, launchers  # noqa: E402
 from core.engine.training.attempts import Attempt, SharedJob, extend, is_newest, saved_step  # noqa: E402
 from core.engine.training.job_context import JobFailed  # noqa: E402
 from core.engine.training.job_folder import Journal, read_lines  # noqa: E402
@@ -348,6 +350,86 @@ def test_a_job_that_is_larger_than_the_cluster_says_so(tmp_path: Path, cluster: 
     trainer = RayLauncher(cluster, tmp_path / "shared", workers=4).launch(job.home)
     assert "needs 4 GPUs and the Ray cluster has 1" in str(trainer.trouble)
     assert cluster.commands[0][-1] == "--gpu"
+
+
+# --- faults of the storage and the cluster ----------------------------------------------------------------------------
+
+
+def test_two_jobs_that_copy_their_base_at_once_share_one_whole_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, target = tmp_path / "base", tmp_path / "shared" / "bases" / "key" / "base"
+    base.mkdir()
+    (base / "model.safetensors").write_bytes(b"weights")
+    copytree = shutil.copytree
+
+    def overtaken(source: Path, there: Path) -> Any:
+        copytree(source, there)
+        monkeypatch.setattr(shutil, "copytree", copytree)
+        assert attempts._copy(base, target) == target  # the other job
+
+    monkeypatch.setattr(shutil, "copytree", overtaken)
+    assert attempts._copy(base, target) == target
+    assert [path.name for path in target.parent.iterdir()] == ["base"]
+    assert (target / "model.safetensors").read_bytes() == b"weights"
+
+
+def test_storage_that_is_not_mounted_does_not_cost_the_progress(tmp_path: Path, cluster: _Cluster) -> None:
+    job, starter = _shared(tmp_path), RayLauncher(cluster, tmp_path / "shared")
+    trainer = starter.launch(job.home)
+    _train(job.folder(1), 1, 4, saved=4)
+    trainer.collect()
+    cluster.jobs = {}
+    (tmp_path / "shared").rename(tmp_path / "elsewhere")
+    (tmp_path / "shared").mkdir()  # the mount point
+    with pytest.raises(JobFailed) as caught:
+        starter.launch(job.home)
+    assert caught.value.code == "insufficient_storage"
+    assert [step for step, _ in _curve(job.home)] == [1, 2, 3, 4]
+    assert not list((tmp_path / "shared").iterdir())
+    (tmp_path / "shared").rmdir()
+    (tmp_path / "elsewhere").rename(tmp_path / "shared")
+    assert starter.launch(job.home).number == 2
+    assert saved_step(job.folder(2)) == 4
+
+
+def test_the_end_of_an_older_attempt_is_not_that_of_the_next_one(tmp_path: Path) -> None:
+    job = _shared(tmp_path)
+    job.prepare()
+    _train(job.folder(1), 1, 2)
+    Journal(job.folder(1)).state("failed", now=True, error="Out of memory.")
+    job.prepare()
+    assert [step for step, _ in _curve(job.home)] == []
+    assert read_state(job.home) == {}
+
+
+def test_storage_that_cannot_be_read_for_a_moment_does_not_fail_the_job(tmp_path: Path, cluster: _Cluster) -> None:
+    job = _shared(tmp_path)
+    trainer = RayLauncher(cluster, tmp_path / "shared").launch(job.home)
+    state = job.folder(1) / "state.json"
+    state.mkdir()  # an OSError for everyone, also for root
+    assert _look(trainer) is None
+    assert str(tmp_path / "shared") in str(trainer.trouble)
+    state.rmdir()
+    assert (_look(trainer), trainer.trouble) == (None, None)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_an_attempt_that_was_not_stopped_is_asked_to_stop(tmp_path: Path, cluster: _Cluster, gone: bool) -> None:
+    """The engine was killed between a pause and its message to the trainer."""
+    job, starter = _shared(tmp_path), RayLauncher(cluster, tmp_path / "shared")
+    starter.abandon(job.home)  # there is none yet
+    starter.launch(job.home)
+    cluster.gone = gone
+    starter.abandon(job.home)
+    assert (job.folder(1) / "stop").exists()
+
+
+def test_a_trainer_whose_job_was_deleted_stops(tmp_path: Path) -> None:
+    job = _shared(tmp_path)
+    job.prepare()
+    job.delete()
+    assert not is_newest(job.folder(1))
 
 
 # --- several processes ------------------------------------------------------------------------------------------------

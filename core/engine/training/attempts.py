@@ -16,10 +16,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 from core.engine import json_file
 from core.engine.event_log import read_state
@@ -32,6 +34,11 @@ STOP: Final = "stop"
 CLAIM: Final = "claimed"
 """A file that rank 0 of an attempt creates; it cannot be created twice."""
 _NEWEST = "attempt.json"
+_copying = threading.Lock()
+
+
+class ProgressMissing(OSError):
+    """The folder of a job's last attempt is not on the storage, which may not be mounted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +82,12 @@ class SharedJob:
         """Make the folder of the next attempt, which continues from the last saved state.
 
         Raises:
+            ProgressMissing: starting again would cost the progress.
             OSError: the storage is full or cannot be reached.
         """
         last = self.current()
+        if last is not None and not self.folder(last.number).is_dir():
+            raise ProgressMissing(str(self.folder(last.number)))
         attempt = Attempt(1 if last is None else last.number + 1)
         folder = self.folder(attempt.number)
         shutil.rmtree(folder, ignore_errors=True)  # left by an engine that was killed here
@@ -88,7 +98,7 @@ class SharedJob:
         for path in sorted((earlier / "checkpoints").glob("*.gguf")):
             _share(path, folder / "checkpoints" / path.name)
         if last is not None:  # after the state: all steps of a saved state are in the curve
-            self.collect(last.number)
+            self._append(last.number)
         Journal(self.home).rewind(saved_step(folder))
         for name in _APPENDED:
             if (self.home / name).exists():
@@ -101,12 +111,15 @@ class SharedJob:
     def collect(self, number: int) -> None:
         """Copy what an attempt has appended to the job folder in the engine's home, the state last. Raises OSError."""
         folder, state = self.folder(number), read_state(self.folder(number))
-        for name in _APPENDED:
-            extend(folder / name, self.home / name)
+        self._append(number)
         if state.get("status") == "succeeded":
             _copy(folder / "final.gguf", self.home / "final.gguf")
         if state:
             json_file.write(self.home / "state.json", state)
+
+    def _append(self, number: int) -> None:
+        for name in _APPENDED:
+            extend(self.folder(number) / name, self.home / name)
 
     def request_stop(self, number: int) -> None:
         """Ask the trainer of an attempt to save its state and exit."""
@@ -133,14 +146,19 @@ class SharedJob:
                 spec[name] = str(_copy(Path(spec[name]), self.root / Path(spec[name]).name))
         for name in ("base_gguf", "base_folder"):
             if spec.get(name) and not Path(spec[name]).is_relative_to(self._storage):
-                spec[name] = str(_copy(Path(spec[name]), self._storage / "bases" / key / Path(spec[name]).name))
+                spec[name] = str(copy_shared(Path(spec[name]), self._storage / "bases" / key / Path(spec[name]).name))
         return {**spec, "weights_dir": str(self._storage / "weights" / key)}
 
 
 def is_newest(attempt: Path) -> bool:
-    """Whether the attempt with this folder is the newest one, as seen by its trainer; True if that cannot be read."""
+    """Whether the attempt with this folder is the newest one, as seen by its trainer.
+
+    True if that cannot be read; False if the job was deleted.
+    """
     try:
         newest: Mapping[str, Any] = json.loads((attempt.parents[1] / _NEWEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
     except (OSError, ValueError):
         return True
     return bool(newest.get("number") == int(attempt.name))
@@ -184,19 +202,28 @@ def _share(source: Path, target: Path) -> None:
         _copy(source, target)
 
 
+def copy_shared(source: Path, target: Path) -> Path:
+    """`_copy` for what several jobs need: those that start together wait for one copy."""
+    with _copying:
+        return _copy(source, target)
+
+
 def _copy(source: Path, target: Path) -> Path:
     """Copy a file or folder atomically and durably, unless the copy is there already."""
     if target.exists() and (source.is_dir() or target.stat().st_size == source.stat().st_size):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.{os.getpid()}.part")
-    if source.is_dir():
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(source, partial)
+    partial = target.with_name(f"{target.name}.{uuid4().hex}.part")  # another engine may copy it as well
+    try:
+        if source.is_dir():
+            shutil.copytree(source, partial)
+        else:
+            shutil.copyfile(source, partial)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
         os.replace(partial, target)
-        return target
-    shutil.copyfile(source, partial)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, target)
+    except OSError:
+        shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+        if not (source.is_dir() and target.is_dir()):  # otherwise another engine was faster
+            raise
     return target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from core.engine.store import Job
 from core.engine.training.job_context import EngineJobContext
@@ -33,6 +34,16 @@ class JobClaims:
         """Give up a claim."""
         with self._lock:
             self._claimed.discard(job.id)
+
+    def each_unclaimed(self, where: str, act: Callable[[Job], None]) -> None:
+        """Call `act` with the newest jobs for which the SQL condition `where` holds, except those that have a thread.
+
+        No job is claimed meanwhile.
+        """
+        with self._lock:
+            for job in self._context.store.select(Job, where, (), "ORDER BY seq DESC LIMIT 50"):
+                if job.id not in self._claimed:
+                    act(job)
 
     def _oldest(self, status: str) -> Job | None:
         jobs = self._context.store.select(Job, "status = ?", (status,), "ORDER BY seq")

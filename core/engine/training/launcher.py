@@ -76,5 +76,8 @@ class Launcher(Protocol):
             JobFailed: not possible for this job.
         """
 
+    def abandon(self, folder: Path) -> None:
+        """Stop the trainer of a job that no longer trains, if the engine was killed before it did. Raises OSError."""
+
     def forget(self, folder: Path) -> None:
         """Delete what an ended job has outside its folder."""

@@ -24,6 +24,9 @@ class LocalLauncher:
         """See `Launcher`."""
         return TrainerProcess(folder)
 
+    def abandon(self, folder: Path) -> None:
+        """See `Launcher`. The trainer ends with its engine."""
+
     def forget(self, folder: Path) -> None:
         """See `Launcher`."""
 

@@ -23,6 +23,7 @@ _CODE = Path(__file__).parents[2]  # the package `core`, which runs on the clust
 _TIMEOUT_S = (5, 15)  # to connect, and between two parts of an answer; the engine stops within 20 s
 _STATE_TIMEOUT_S = 10
 _NOT_FOUND = "status code 404"
+_MAX_ERROR_CHARS = 200  # Ray quotes whole pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Capacity:
 class RayCluster:
     """Submits, observes and stops jobs.
 
-    Every method raises LauncherUnavailable if the cluster does not answer.
+    Every method raises LauncherUnavailable if the cluster does not answer, or with an error of its own.
     """
 
     def __init__(self, address: str) -> None:
@@ -60,14 +61,15 @@ class RayCluster:
         environment = {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "OMP_WAIT_POLICY": "PASSIVE"}
         runtime: Mapping[str, Any] = {"py_modules": [str(_CODE)], "env_vars": environment}
 
-        def start(client: JobSubmissionClient) -> None:
+        def start(client: JobSubmissionClient) -> RuntimeError | None:
             try:
                 client.submit_job(entrypoint=" ".join(command), submission_id=submission_id, runtime_env=dict(runtime))
-            except RuntimeError:
-                if self._find(client, submission_id) is None:
-                    raise
+            except RuntimeError as exc:
+                return None if self._find(client, submission_id) else exc
+            return None
 
-        self._call(start)
+        if (refusal := self._call(start)) is not None:
+            raise refusal
 
     def find(self, submission_id: str) -> ClusterJob | None:
         """The job with this id; None if the cluster does not know it."""
@@ -126,6 +128,15 @@ class RayCluster:
                 msg(
                     "The Ray cluster at {address} does not answer. The job waits for it; saved progress is kept.",
                     address=self.address,
+                )
+            ) from exc
+        except RuntimeError as exc:  # Ray's client, for any status that is not a success
+            raise LauncherUnavailable(
+                msg(
+                    "The Ray cluster at {address} answers with an error: {error}. The job waits; saved progress is "
+                    "kept.",
+                    address=self.address,
+                    error=str(exc)[:_MAX_ERROR_CHARS],
                 )
             ) from exc
 

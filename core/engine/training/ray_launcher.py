@@ -12,7 +12,7 @@ from typing import Protocol
 
 from core.engine import launcher_settings
 from core.engine.event_log import read_state
-from core.engine.training.attempts import Attempt, SharedJob
+from core.engine.training.attempts import Attempt, ProgressMissing, SharedJob
 from core.engine.training.job_context import JobFailed
 from core.engine.training.launcher import LauncherUnavailable
 from core.engine.training.ray_cluster import Capacity, ClusterJob, RayCluster
@@ -84,12 +84,28 @@ class RayLauncher:
         capacity = self._measured()
         try:
             attempt = self._running(job) or job.prepare()
+        except ProgressMissing as exc:
+            raise JobFailed(
+                msg(
+                    "The job's progress is not on the shared storage {folder}. Nothing was started. Check that the "
+                    "storage is mounted, then resume the job.",
+                    folder=self._storage,
+                ),
+                "insufficient_storage",
+            ) from exc
         except OSError as exc:
             raise self._storage_failed(exc) from exc
         if not attempt.submitted:
             self._submit(job, attempt, capacity)
         shortage = None if self._fitting(capacity) else self._too_small(capacity)
         return RayTrainer(self._cluster, job, attempt.number, shortage)
+
+    def abandon(self, folder: Path) -> None:
+        """See `Launcher`. The cluster is not asked, because it may be gone."""
+        job = SharedJob(self._storage, folder)
+        attempt = job.current()
+        if attempt is not None and not attempt.ended and job.folder(attempt.number).is_dir():
+            job.request_stop(attempt.number)
 
     def forget(self, folder: Path) -> None:
         """See `Launcher`."""
@@ -219,7 +235,15 @@ class RayTrainer:
         return self._job.last_log_line(self.number) or self._end
 
     def _look(self) -> None:
-        state = read_state(self._job.folder(self.number))
+        try:
+            state = read_state(self._job.folder(self.number))
+        except OSError as exc:
+            self.trouble = msg(
+                "The shared storage {folder} cannot be read: {error}. The job goes on; its progress is shown later.",
+                folder=self._job.root.parents[1],
+                error=exc.strerror or exc,
+            )
+            return
         if state.get("status") in _ENDED:
             self._code = _ENDED[state["status"]]
             return

@@ -57,10 +57,11 @@ class TrainingRunner:
 
     def step(self) -> bool:
         """Train an interrupted job if there is one, otherwise the oldest queued job; return whether there was one."""
-        try:
-            self._free_space()
-        except OSError as exc:  # this must not block the next job
-            _log.warning("Files of ended jobs cannot be deleted: %s", exc)
+        for clean_up in (self._stop_abandoned, self._free_space):
+            try:
+                clean_up()
+            except OSError as exc:  # this must not block the next job
+                _log.warning("What jobs that no longer train have left cannot be cleaned up: %s", exc)
         job = self._claims.take()
         if job is None:
             return False
@@ -77,6 +78,14 @@ class TrainingRunner:
         finally:
             self._claims.release(job)
         return True
+
+    def _stop_abandoned(self) -> None:
+        """Stop the trainers of paused and failed jobs that were not stopped because the engine was killed."""
+
+        def stop(job: Job) -> None:
+            self._launcher.abandon(self._context.folder(job))
+
+        self._claims.each_unclaimed("status IN ('paused', 'failed')", stop)
 
     def _free_space(self) -> None:
         """Delete the large files of ended jobs."""
