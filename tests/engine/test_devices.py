@@ -153,8 +153,13 @@ def test_memory_decides_how_activations_are_kept(base: Path, monkeypatch: pytest
     whole = activation_bytes(tunable.n_layers, tunable.width, cpu().batch_tokens)
     monkeypatch.setattr(Device, "free_bytes", lambda _: 2 * whole)
     assert not memory.plan_activations(tunable, _texts(), 1)
-    monkeypatch.setattr(Device, "free_bytes", lambda _: whole // 2)
+    monkeypatch.setattr(Device, "free_bytes", lambda _: whole)  # less than 90 % must be used
     assert memory.plan_activations(tunable, _texts(), 1)
+    assert tunable.device.batch_tokens == cpu().batch_tokens
+    per_token = activation_bytes(1, tunable.width, 1) + 4 * tunable.n_layers * tunable.width
+    monkeypatch.setattr(Device, "free_bytes", lambda _: 200 * per_token)  # more than an example, less than a batch
+    assert memory.plan_activations(tunable, _texts(), 1)
+    assert 80 <= tunable.device.batch_tokens <= 200 and tunable.device.row_tokens <= 200
     monkeypatch.setattr(Device, "free_bytes", lambda _: 200_000)
     with pytest.raises(DoesNotFit) as caught:
         memory.plan_activations(tunable, _texts(), 1)

@@ -7,6 +7,7 @@ arXiv:1604.06174), frozen matrices get 8 bits, then 4. What does not fit even so
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from core.engine.bases.machine import activation_bytes, gigabytes
 from core.engine.formats.hf_folder import StoredTensor
@@ -73,7 +74,8 @@ def frozen_bits(stored: Mapping[str, StoredTensor], device: Device) -> Bits:
 
 
 def plan_activations(model: TunableModel, texts: Sequence[Encoded], texts_per_example: int) -> bool:
-    """Turn on gradient checkpointing if the model's activations do not fit otherwise; return whether it is on.
+    """Turn on gradient checkpointing if the model's activations do not fit otherwise; return whether it is on. If a
+    whole micro-batch does not fit even so, micro-batches become smaller.
 
     Raises:
         DoesNotFit: the longest example does not fit even so.
@@ -99,6 +101,10 @@ def plan_activations(model: TunableModel, texts: Sequence[Encoded], texts_per_ex
             ),
         )
     model.checkpoint_activations()
+    fitting, device = free // per_token, model.device
+    model.device = replace(
+        device, batch_tokens=min(device.batch_tokens, fitting), row_tokens=min(device.row_tokens, fitting)
+    )
     return True
 
 

@@ -121,7 +121,7 @@ class LayerEmbedding:
         return packed.view(*ids.shape, self.layers, -1)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class TunableModel:
     """A frozen decoder with LoRA layers, and its frozen head.
 
