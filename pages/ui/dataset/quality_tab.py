@@ -36,10 +36,11 @@ class _QualityView:
     measurement: RefreshedReport[QualityReport]
     fingerprint: str
     active: bool  # whether a run is adding rows
+    measuring: bool  # a measurement may end while it is drawn; then the page has to be drawn again
 
     @property
     def in_progress(self) -> bool:
-        return self.active or self.measurement.running
+        return self.active or self.measuring
 
 
 def _current_view(dataset_id: str, *, wait: bool) -> _QualityView:
@@ -50,7 +51,7 @@ def _current_view(dataset_id: str, *, wait: bool) -> _QualityView:
     measurement.ask(fingerprint, calm=active)
     if wait:
         measurement.wait(background.REPORT_WAIT_S)
-    return _QualityView(summary, measurement, fingerprint, active)
+    return _QualityView(summary, measurement, fingerprint, active, measurement.running)
 
 
 def _watch(dataset_id: str, was_going_on: bool) -> None:
@@ -58,7 +59,7 @@ def _watch(dataset_id: str, was_going_on: bool) -> None:
     with cards.show_errors():
         now = _current_view(dataset_id, wait=not was_going_on)
         measurement, report = now.measurement, now.measurement.report
-        if measurement.running:
+        if now.measuring:
             quality_report.progress_bar(measurement)
         elif measurement.error is not None:
             cards.error_card(measurement.error)

@@ -62,12 +62,15 @@ def _all(was_active: bool) -> None:
     cards.draw_page_if_left()
     with cards.show_errors():
         found = visible.job_list()
+        drawn = _active(found)
         opened = job_list.show(sharing.filter_by_owner("training_owner", found))
         if len(opened) > 1:
             compare_view.show(opened)
         else:
             _one(opened[0])
-        if was_active != _active(found):  # after the buttons: before them, a click at this moment would be lost
+        # after the buttons: before them, a click at this moment would be lost; and both states, because a comparison
+        # that begins and ends between two ticks is drawn as running
+        if {drawn, _active(found)} != {was_active}:
             st.rerun()
 
 
