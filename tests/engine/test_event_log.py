@@ -27,10 +27,13 @@ from core.engine.store import EngineStore, Event, File, Job
 from core.engine.training import file_validation
 from core.engine.training.file_validation import Validator
 from core.engine.training.job_claims import JobClaims
+from core.engine.training.job_cleanup import JobCleanup
 from core.engine.training.job_context import EngineJobContext
 from core.engine.training.job_folder import JsonlTail
+from core.engine.training.job_loop import JobLoop
 from core.engine.training.launchers import LocalLauncher
 from core.engine.training.training_runner import TrainingRunner
+from tests.support.waiting import until
 
 _LINES = '{"prompt": "ab", "completion": "c"}\n'
 
@@ -234,8 +237,46 @@ def test_after_a_start_the_trainers_of_jobs_that_no_longer_train_are_asked_to_st
     shop = EngineJobContext(tmp_path, store, Files(tmp_path, store), models, _Pool(), 1, print)  # type: ignore[arg-type]  # fakes
     launcher = _Abandoning()
     claims = JobClaims(shop, launcher)
-    assert not TrainingRunner(shop, launcher, claims, threading.Event(), threading.Event()).step()
+    assert not JobCleanup(shop, launcher, claims).step()
     assert launcher.abandoned == (["ftjob-1"] if is_asked else [])
+
+
+class _Forgetting(LocalLauncher):
+    """Knows whose files were deleted."""
+
+    max_jobs = 16
+
+    def __init__(self) -> None:
+        self.forgotten: list[str] = []
+
+    def has_room(self, running: int) -> bool:
+        return True
+
+    def forget(self, folder: Path) -> None:
+        self.forgotten.append(f"{threading.current_thread().name} {folder.name}")
+
+
+def test_one_thread_cleans_up_and_leaves_jobs_alone_that_still_have_a_thread(
+    store: EngineStore, tmp_path: Path
+) -> None:
+    models: Any = SimpleNamespace()
+    shop = EngineJobContext(tmp_path, store, Files(tmp_path, store), models, _Pool(), 1, print)  # type: ignore[arg-type]  # fakes
+    launcher = _Forgetting()
+    claims = JobClaims(shop, launcher)
+    store.update(Job, "ftjob-1", status="running")
+    job = claims.take()
+    assert job is not None
+    store.update(Job, "ftjob-1", status="cancelled")
+    JobCleanup(shop, launcher, claims).step()
+    assert launcher.forgotten == []
+    claims.release(job)
+    loop = JobLoop(shop, launcher)
+    loop.start()
+    until(lambda: launcher.forgotten, "nothing was cleaned up")
+    for _ in range(3):
+        loop.wake()
+    loop.stop()
+    assert set(launcher.forgotten) == {"cleanup ftjob-1"}
 
 
 def test_a_folder_that_cannot_be_emptied_keeps_no_job_waiting(store: EngineStore, tmp_path: Path) -> None:
@@ -250,6 +291,7 @@ def test_a_folder_that_cannot_be_emptied_keeps_no_job_waiting(store: EngineStore
     shop = EngineJobContext(tmp_path, store, Files(tmp_path, store), models, _Pool(), 1, print)  # type: ignore[arg-type]  # fakes
     local = LocalLauncher()
     claims = JobClaims(shop, local)
+    assert not JobCleanup(shop, local, claims).step()
     assert TrainingRunner(shop, local, claims, threading.Event(), threading.Event()).step()
     job = store.get(Job, "ftjob-2")
     assert job is not None and job.status == "failed" and "no such model" in (job.error or "")

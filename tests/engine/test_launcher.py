@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -423,6 +424,57 @@ def test_an_attempt_that_was_not_stopped_is_asked_to_stop(tmp_path: Path, cluste
     cluster.gone = gone
     starter.abandon(job.home)
     assert (job.folder(1) / "stop").exists()
+
+
+@pytest.mark.parametrize("engine_was_killed", [False, True])
+def test_a_job_that_was_cancelled_while_the_cluster_did_not_answer_is_stopped_later(
+    tmp_path: Path, cluster: _Cluster, engine_was_killed: bool
+) -> None:
+    job, starter = _shared(tmp_path), RayLauncher(cluster, tmp_path / "shared")
+    trainer = starter.launch(job.home)
+    cluster.gone = True
+    if not engine_was_killed:
+        trainer.kill()
+        trainer.close()
+    starter.forget(job.home)
+    with pytest.raises(LauncherUnavailable):
+        starter.end_left_over(job.home)
+    starter.end_left_over(job.home)  # the cluster is not asked again at once
+    assert not cluster.jobs["ftjob-1-1"].has_ended
+    cluster.gone = False
+    RayLauncher(cluster, tmp_path / "shared").end_left_over(job.home)
+    assert cluster.jobs["ftjob-1-1"].has_ended
+    cluster.gone = True
+    starter.end_left_over(job.home)  # there is nothing left to ask
+
+
+def test_an_attempt_that_could_not_be_ended_is_ended_before_the_next_one(tmp_path: Path, cluster: _Cluster) -> None:
+    job, starter = _shared(tmp_path), RayLauncher(cluster, tmp_path / "shared")
+    trainer = starter.launch(job.home)
+    cluster.gone = True
+    trainer.kill()
+    trainer.close()
+    cluster.gone = False
+    assert starter.launch(job.home).number == 2
+    assert [cluster.jobs[name].has_ended for name in ("ftjob-1-1", "ftjob-1-2")] == [True, False]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_copies_that_a_killed_engine_left_are_deleted_and_those_under_way_are_kept(tmp_path: Path, kind: str) -> None:
+    base, bases = tmp_path / "base.gguf", tmp_path / "shared" / "bases" / "key"
+    base.write_bytes(b"weights")
+    names = ("base.gguf.1.part", "base.gguf.2.part", "other.gguf.1.part")
+    for name in names:
+        path = bases / name / "model.safetensors" if kind == "folder" else bases / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"wei")
+    two_days_ago = time.time() - 48 * 3600
+    for path in (bases / names[0], *(bases / names[0]).glob("*"), bases / names[1], bases / names[2]):
+        os.utime(path, (two_days_ago, two_days_ago))
+    if kind == "file":
+        (bases / names[1]).write_bytes(b"weig")  # for a folder, one of its files is new
+    attempts.copy_shared(base, bases / "base.gguf")
+    assert sorted(path.name for path in bases.iterdir()) == ["base.gguf", *names[1:]]
 
 
 def test_a_trainer_whose_job_was_deleted_stops(tmp_path: Path) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -18,35 +21,92 @@ from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
 from core.engine.training.launcher import LauncherUnavailable
-from core.engine.training.ray_cluster import RayCluster
+from core.engine.training.ray_cluster import Capacity, RayCluster
 from tests.support.engine_process import TINY, EngineUnderTest, finished, pairs, poll, running, steps, upload
 from tests.support.ray_head import FLOAT32, RayHead
 
 
-class _Broken(BaseHTTPRequestHandler):
-    """A dashboard whose proxy answers for it, except to the first question of Ray's client."""
+class _Dashboard(BaseHTTPRequestHandler):
+    """Answers the first question of Ray's client as a dashboard does, and the others with `answers`."""
+
+    answers: ClassVar[dict[str, tuple[int, str | Callable[[str], str]]]]
+    """Status and body (or a function of the path) by the beginning of method and path; the last one counts."""
 
     def do_GET(self) -> None:
-        is_version = self.path.startswith("/api/version")
-        body = json.dumps({"version": "4", "ray_version": ray.__version__, "ray_commit": ""}).encode()
-        self.send_response(200 if is_version else 502)
+        version = json.dumps({"version": "4", "ray_version": ray.__version__, "ray_commit": ""})
+        known: dict[str, Any] = {**self.answers, "GET /api/version": (200, version)}
+        found = next(name for name in reversed(known) if f"{self.command} {self.path}".startswith(name))
+        status, body = known[found]
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
         self.end_headers()
-        self.wfile.write(body if is_version else b"Bad Gateway")
+        self.wfile.write((body if isinstance(body, str) else body(self.path)).encode())
 
-    do_POST = do_GET
+    do_POST = do_PUT = do_GET
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing is logged."""
 
 
-def test_a_cluster_that_answers_with_an_error_is_asked_again() -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Broken) as server:
+@contextmanager
+def _dashboard(answers: dict[str, Any]) -> Iterator[RayCluster]:
+    handler = type("Handler", (_Dashboard,), {"answers": answers})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        cluster = RayCluster(f"http://127.0.0.1:{server.server_port}")
+        yield RayCluster(f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+
+
+def test_a_cluster_that_answers_with_an_error_is_asked_again() -> None:
+    with _dashboard({"": (502, "Bad Gateway")}) as cluster:
         for ask in (lambda: cluster.find("ftjob-1-1"), lambda: cluster.stop("ftjob-1-1"), cluster.capacity):
             with pytest.raises(LauncherUnavailable, match="saved progress is kept"):
                 ask()
-        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "refuses"),
+    [
+        (502, "Bad Gateway", False),
+        (503, "Service Unavailable", False),
+        (504, "Gateway Timeout", False),
+        (429, "Too Many Requests", False),
+        (500, "No available agent to submit job, please try again later.", False),
+        (500, "RuntimeEnvSetupError: no disk space", True),
+        (400, "ValueError: entrypoint is not a string", True),
+    ],
+)
+def test_only_a_refusal_of_ray_itself_is_one(status: int, body: str, refuses: bool) -> None:
+    """A proxy that has lost its head node says nothing about the job."""
+    there = {"GET /api/packages": (200, "{}"), "GET /api/jobs/": (404, "Job ftjob-1-1 does not exist")}
+    kind = RuntimeError if refuses else LauncherUnavailable
+    with (
+        _dashboard({"": (200, "{}"), "POST /api/jobs/": (status, body), **there}) as cluster,
+        pytest.raises(kind, match=body.split()[0]),
+    ):
+        cluster.submit("ftjob-1-1", ["true"])
+
+
+def test_a_cluster_of_more_than_a_hundred_nodes_is_counted_whole() -> None:
+    about = {
+        "node_ip": "",
+        "is_head_node": False,
+        "state": "ALIVE",
+        "state_message": None,
+        "node_name": "",
+        "labels": {},
+    }
+    about |= {"start_time_ms": None, "end_time_ms": None, "resources_total": {"CPU": 4.0, "GPU": 8.0}}
+    nodes = [{"node_id": str(n), **about} for n in range(250)]
+
+    def listed(path: str) -> str:
+        limit = int(parse_qs(urlsplit(path).query)["limit"][0])
+        counts = dict.fromkeys(("total", "num_after_truncation", "num_filtered"), len(nodes))
+        found = {**counts, "result": nodes[:limit], "partial_failure_warning": "", "warnings": []}
+        return json.dumps({"result": True, "msg": "", "data": {"result": found}})
+
+    with _dashboard({"": (200, listed)}) as cluster:
+        assert cluster.capacity() == Capacity(1000, 2000)
 
 
 @pytest.fixture(scope="module")
@@ -195,5 +255,29 @@ def test_a_paused_job_continues_from_its_step_and_a_cancelled_one_leaves_the_clu
         client.fine_tuning.jobs.cancel(job.id)
         poll(lambda: not head.processes("trainer.on_ray") and not head.processes("ray::RayTrainWorker"))
         assert client.fine_tuning.jobs.retrieve(job.id).status == "cancelled"
+    finally:
+        on_ray.stop()
+
+
+def test_jobs_of_one_process_train_at_once_as_far_as_processors_allow(
+    on_ray: EngineUnderTest, head: RayHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FABULA_RAY_WORKERS", "1")  # the cluster has two processors
+    on_ray.start()
+    try:
+        client = on_ray.client(strict=False)
+        jobs = [_start(client, 400, 50, 1) for _ in range(3)]  # long enough to be running until they are cancelled
+        for job in jobs[:2]:
+            _progress(client, job, 1)
+        assert [client.fine_tuning.jobs.retrieve(job.id).status for job in jobs] == ["running", "running", "queued"]
+        before = [len(_curve(client, job)) for job in jobs[:2]]
+        poll(lambda: all(len(_curve(client, job)) > n for job, n in zip(jobs, before, strict=False)))
+        assert len(head.processes("ray::RayTrainWorker")) == 2
+        client.fine_tuning.jobs.cancel(jobs[0].id)
+        _progress(client, jobs[2], 1)
+        assert client.fine_tuning.jobs.retrieve(jobs[1].id).status in ("running", "succeeded")
+        for job in jobs[1:]:
+            client.fine_tuning.jobs.cancel(job.id)
+        poll(lambda: not head.processes("trainer.on_ray") and not head.processes("ray::RayTrainWorker"))
     finally:
         on_ray.stop()

@@ -13,10 +13,12 @@ nothing else. What an older attempt writes never counts.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +36,8 @@ STOP: Final = "stop"
 CLAIM: Final = "claimed"
 """A file that rank 0 of an attempt creates; it cannot be created twice."""
 _NEWEST = "attempt.json"
+_LEFT = "left-running-"
+_OLD_COPY_S = 24 * 3600.0  # a copy under way is written to all the time
 _copying = threading.Lock()
 
 
@@ -125,6 +129,18 @@ class SharedJob:
         """Ask the trainer of an attempt to save its state and exit."""
         (self.folder(number) / STOP).touch()
 
+    def leave_running(self, number: int) -> None:
+        """Remember that the cluster did not answer when an attempt was to be ended."""
+        (self.home / f"{_LEFT}{number}").touch()
+
+    def left_running(self) -> list[int]:
+        """The attempts that are still to be ended on the cluster."""
+        return sorted(int(path.name.removeprefix(_LEFT)) for path in self.home.glob(f"{_LEFT}*"))
+
+    def has_ended(self, number: int) -> None:
+        """The cluster has ended an attempt."""
+        (self.home / f"{_LEFT}{number}").unlink(missing_ok=True)
+
     def last_log_line(self, number: int) -> str:
         """The last line of an attempt's log, which says why it ended; empty if there is none."""
         try:
@@ -205,7 +221,15 @@ def _share(source: Path, target: Path) -> None:
 def copy_shared(source: Path, target: Path) -> Path:
     """`_copy` for what several jobs need: those that start together wait for one copy."""
     with _copying:
+        for partial in target.parent.glob(f"{glob.escape(target.name)}.*.part"):  # left by an engine that was killed
+            if time.time() - _last_written(partial) > _OLD_COPY_S:
+                shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
         return _copy(source, target)
+
+
+def _last_written(path: Path) -> float:
+    """When a file or folder, or one of its files, was last changed, in Unix seconds."""
+    return max(found.stat().st_mtime for found in (path, *path.rglob("*")))
 
 
 def _copy(source: Path, target: Path) -> Path:

@@ -41,9 +41,17 @@ class JobClaims:
         No job is claimed meanwhile.
         """
         with self._lock:
-            for job in self._context.store.select(Job, where, (), "ORDER BY seq DESC LIMIT 50"):
-                if job.id not in self._claimed:
-                    act(job)
+            for job in self._newest(where):
+                act(job)
+
+    def unclaimed(self, where: str) -> list[Job]:
+        """The newest jobs for which the SQL condition `where` holds, except those that have a thread."""
+        with self._lock:
+            return self._newest(where)
+
+    def _newest(self, where: str) -> list[Job]:
+        jobs = self._context.store.select(Job, where, (), "ORDER BY seq DESC LIMIT 50")
+        return [job for job in jobs if job.id not in self._claimed]
 
     def _oldest(self, status: str) -> Job | None:
         jobs = self._context.store.select(Job, "status = ?", (status,), "ORDER BY seq")

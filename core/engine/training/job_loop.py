@@ -1,4 +1,5 @@
-"""The threads that work on jobs: one validates files, and there is one for each job that can train at once.
+"""The threads that work on jobs: one validates files, one cleans up, and there is one for each job that can train at
+once.
 
 Nothing is lost if the engine is killed at any time: jobs that are `validating_files`, `queued` or `running` at the next
 start are resumed.
@@ -13,6 +14,7 @@ from collections.abc import Callable
 
 from core.engine.training.file_validation import Validator
 from core.engine.training.job_claims import JobClaims
+from core.engine.training.job_cleanup import JobCleanup
 from core.engine.training.job_context import EngineJobContext
 from core.engine.training.launcher import Launcher
 from core.engine.training.training_runner import IDLE_S, TrainingRunner
@@ -25,11 +27,14 @@ class JobLoop:
 
     def __init__(self, context: EngineJobContext, launcher: Launcher) -> None:
         self._stopping = threading.Event()
-        self._wakes = [threading.Event() for _ in range(1 + launcher.max_jobs)]
+        self._wakes = [threading.Event() for _ in range(2 + launcher.max_jobs)]
         claims = JobClaims(context, launcher)
         validator = Validator(context, self._stopping)
-        steps = [("validator", validator.step, self._wakes[0])]
-        for wake in self._wakes[1:]:
+        steps = [
+            ("validator", validator.step, self._wakes[0]),
+            ("cleanup", JobCleanup(context, launcher, claims).step, self._wakes[1]),
+        ]
+        for wake in self._wakes[2:]:
             steps.append(("trainer", TrainingRunner(context, launcher, claims, self._stopping, wake).step, wake))
         self._threads = [
             threading.Thread(target=self._loop, args=(step, wake), name=name, daemon=True) for name, step, wake in steps

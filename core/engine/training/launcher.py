@@ -80,4 +80,11 @@ class Launcher(Protocol):
         """Stop the trainer of a job that no longer trains, if the engine was killed before it did. Raises OSError."""
 
     def forget(self, folder: Path) -> None:
-        """Delete what an ended job has outside its folder."""
+        """Delete what an ended job has outside its folder. Raises OSError."""
+
+    def end_left_over(self, folder: Path) -> None:
+        """End trainers of a job that no longer trains which `Trainer.kill` could not reach.
+
+        Raises:
+            OSError, LauncherUnavailable: not possible for now.
+        """

@@ -30,6 +30,9 @@ class LocalLauncher:
     def forget(self, folder: Path) -> None:
         """See `Launcher`."""
 
+    def end_left_over(self, folder: Path) -> None:
+        """See `Launcher`. A child process can always be killed."""
+
 
 def choose(environ: Mapping[str, str]) -> Launcher:
     """The launcher of the settings, which `launcher_settings.check` has accepted."""

@@ -6,6 +6,7 @@ Ray never repeats a job: it runs once, and ends with its cluster.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ _CODE = Path(__file__).parents[2]  # the package `core`, which runs on the clust
 _TIMEOUT_S = (5, 15)  # to connect, and between two parts of an answer; the engine stops within 20 s
 _STATE_TIMEOUT_S = 10
 _NOT_FOUND = "status code 404"
+# of a proxy, or of a head that has no agent for jobs yet; Ray's own refusals have status 400 or 500
+_TRY_AGAIN = re.compile(r"status code (408|429|502|503|504)\b|try again later")
+_MAX_NODES = 10_000  # the most that Ray lists; without a limit it lists 100
 _MAX_ERROR_CHARS = 200  # Ray quotes whole pages
 
 
@@ -65,7 +69,11 @@ class RayCluster:
             try:
                 client.submit_job(entrypoint=" ".join(command), submission_id=submission_id, runtime_env=dict(runtime))
             except RuntimeError as exc:
-                return None if self._find(client, submission_id) else exc
+                if self._find(client, submission_id) is not None:
+                    return None
+                if _TRY_AGAIN.search(str(exc)):  # it may still start; then the next call finds it
+                    raise
+                return exc
             return None
 
         if (refusal := self._call(start)) is not None:
@@ -90,7 +98,9 @@ class RayCluster:
         def measure(_: JobSubmissionClient) -> Capacity:
             from ray.util.state import list_nodes
 
-            nodes = list_nodes(self.address, filters=[("state", "=", "ALIVE")], timeout=_STATE_TIMEOUT_S)
+            nodes = list_nodes(
+                self.address, filters=[("state", "=", "ALIVE")], limit=_MAX_NODES, timeout=_STATE_TIMEOUT_S
+            )
             sums = [sum((node.resources_total or {}).get(name, 0) for node in nodes) for name in ("CPU", "GPU")]
             return Capacity(int(sums[0]), int(sums[1]))
 

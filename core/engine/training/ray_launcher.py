@@ -69,7 +69,7 @@ class RayLauncher:
         """See `Launcher`. A job that is alone starts in any case: a cluster may grow when it is asked for more."""
         if running == 0:
             return True
-        if time.monotonic() - self._failed_at < _CAPACITY_S:  # a question may take seconds, and others wait for it
+        if self._failed_just_now():  # a question may take seconds, and others wait for it
             return False
         try:
             capacity = self._measured()
@@ -82,6 +82,7 @@ class RayLauncher:
         """See `Launcher`."""
         job = SharedJob(self._storage, folder)
         capacity = self._measured()
+        self._end_left_over(job)
         try:
             attempt = self._running(job) or job.prepare()
         except ProgressMissing as exc:
@@ -109,7 +110,30 @@ class RayLauncher:
 
     def forget(self, folder: Path) -> None:
         """See `Launcher`."""
-        SharedJob(self._storage, folder).delete()
+        job = SharedJob(self._storage, folder)
+        attempt = job.current()
+        if attempt is not None and not attempt.ended:  # the engine was killed before it ended the attempt
+            job.leave_running(attempt.number)
+            job.record(replace(attempt, ended=True))
+        job.delete()
+
+    def end_left_over(self, folder: Path) -> None:
+        """See `Launcher`."""
+        if self._failed_just_now():
+            return
+        try:
+            self._end_left_over(SharedJob(self._storage, folder))
+        except LauncherUnavailable:
+            self._failed_at = time.monotonic()
+            raise
+
+    def _end_left_over(self, job: SharedJob) -> None:
+        for number in job.left_running():
+            self._cluster.stop(submission_id(job, number))
+            job.has_ended(number)
+
+    def _failed_just_now(self) -> bool:
+        return time.monotonic() - self._failed_at < _CAPACITY_S
 
     def _running(self, job: SharedJob) -> Attempt | None:
         """The attempt that an engine before this one has started; None if it has ended or is lost."""
@@ -210,13 +234,9 @@ class RayTrainer:
         return self.code is not None
 
     def kill(self) -> None:
-        """See `Trainer`. If the cluster does not answer, the attempt's number keeps it from doing harm."""
-        try:
-            self._cluster.stop(submission_id(self._job, self.number))
-        except (LauncherUnavailable, RuntimeError):
-            self._code = -1
-            return
-        self.wait(_KILL_S)
+        """See `Trainer`. If the cluster does not answer, `RayLauncher.end_left_over` ends the attempt later."""
+        if self._stop_on_cluster():
+            self.wait(_KILL_S)
         self._code = -1 if self._code is None else self._code
 
     def close(self) -> None:
@@ -225,10 +245,15 @@ class RayTrainer:
             return
         self._job.record(Attempt(self.number, submitted=True, ended=True))
         if self._code != 0:  # its other processes may be waiting for one that is gone
-            try:
-                self._cluster.stop(submission_id(self._job, self.number))
-            except (LauncherUnavailable, RuntimeError):
-                return
+            self._stop_on_cluster()
+
+    def _stop_on_cluster(self) -> bool:
+        try:
+            self._cluster.stop(submission_id(self._job, self.number))
+        except (LauncherUnavailable, RuntimeError):
+            self._job.leave_running(self.number)
+            return False
+        return True
 
     def last_log_line(self) -> str:
         """See `Trainer`."""

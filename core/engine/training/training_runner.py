@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import shutil
 import sqlite3
 import threading
 import time
@@ -35,7 +34,6 @@ _CHECKPOINT_S = 20  # maximum training time in seconds that is lost on kill -9
 _POLL_S = 0.5  # how often the trainer's files are read; the trainer writes about once per second
 _GRACE_S = 60.0  # a trainer stops within one micro-batch, which takes longer only on a machine that is swapping
 _SHUTDOWN_GRACE_S = 10.0  # used instead when the engine itself is stopping
-_LARGE = ("*.npz", "*.gguf", "*.safetensors", "*.source")  # files that are not needed after a job has ended
 _MAX_CRASHES = 3  # consecutive crashes without a completed step between them
 IDLE_S = 5.0
 """How often the queue, or a cluster that does not answer, is asked again if there is no wake-up."""
@@ -57,11 +55,6 @@ class TrainingRunner:
 
     def step(self) -> bool:
         """Train an interrupted job if there is one, otherwise the oldest queued job; return whether there was one."""
-        for clean_up in (self._stop_abandoned, self._free_space):
-            try:
-                clean_up()
-            except OSError as exc:  # this must not block the next job
-                _log.warning("What jobs that no longer train have left cannot be cleaned up: %s", exc)
         job = self._claims.take()
         if job is None:
             return False
@@ -78,22 +71,6 @@ class TrainingRunner:
         finally:
             self._claims.release(job)
         return True
-
-    def _stop_abandoned(self) -> None:
-        """Stop the trainers of paused and failed jobs that were not stopped because the engine was killed."""
-
-        def stop(job: Job) -> None:
-            self._launcher.abandon(self._context.folder(job))
-
-        self._claims.each_unclaimed("status IN ('paused', 'failed')", stop)
-
-    def _free_space(self) -> None:
-        """Delete the large files of ended jobs."""
-        for job in self._context.store.select(
-            Job, "status IN ('succeeded', 'cancelled')", (), "ORDER BY seq DESC LIMIT 50"
-        ):
-            _delete_large_files(self._context.folder(job))
-            self._launcher.forget(self._context.folder(job))
 
     def _start(self, job: Job) -> None:
         """Set the status to `running` and create the result file."""
@@ -322,13 +299,6 @@ def _signature(folder: Path) -> tuple[object, ...]:
         stat = path.stat() if path.exists() else None
         signature.append(stat and (stat.st_size, stat.st_mtime_ns))
     return tuple(signature)
-
-
-def _delete_large_files(folder: Path) -> None:
-    """Delete an ended job's large files; metrics, events and log are kept."""
-    for path in (path for pattern in _LARGE for path in folder.glob(pattern)):
-        path.unlink(missing_ok=True)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def _now() -> int:
