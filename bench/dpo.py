@@ -1,11 +1,14 @@
-"""Compares our DPO with TRL's `DPOTrainer`: same pairs, order, LoRA start and schedule in float32, each in its own
-process.
+"""Compares our DPO with TRL's `DPOTrainer`: same pairs, order, LoRA start and schedule, each in its own process.
 
-    python -m bench.dpo [--count 24]
+    python -m bench.dpo [--rounds 1] [--count 24] [--chars N]
 
-A pair's preferred answer is the beginning of a story written for the prompt, the rejected one that of another story.
-The last line is JSON: `max_loss_gap_vs_trl` is the largest difference of the losses of a step, as a share of TRL's;
-`tokens_per_s_vs_trl` counts the tokens of both answers. Needs requirements-bench.txt.
+A pair's preferred answer is a story written for the prompt, the rejected one another story. Each round has four
+interleaved runs: ours and TRL in float32, ours with defaults (`auto`) and TRL with defaults (bfloat16 autocast,
+gradient checkpointing).
+
+The last line is JSON: `max_loss_gap_vs_trl` is the largest difference of the losses of a step in float32, as a share of
+TRL's; `tokens_per_s_vs_trl` and `peak_rss_vs_trl` compare ours with defaults to the *faster* of TRL's two (both answers
+count), `float32_tokens_per_s_vs_trl` both in float32. Needs requirements-bench.txt.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ import asyncio
 import csv
 import json
 import os
+import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,9 +31,8 @@ from typing import Any
 from bench import _peft_model, _smoke, train
 from core import packaged_models
 
-RUNS = ("ours", "trl")
+RUNS = ("ours-auto", "trl-default", "ours-float32", "trl-float32")
 N_PAIRS, BATCH, SEED, RATE, RANK, ALPHA, BETA = 24, 4, 0, 1e-4, 16, 32.0, 0.1
-_ANSWER_CHARS = 120
 
 
 def main() -> None:
@@ -36,6 +40,8 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--stories", type=Path, default=train.ROOT / "data/samples/ultraman_stories.csv")
     arguments.add_argument("--count", type=int, default=N_PAIRS, help="pairs; a multiple of the batch size, 4")
+    arguments.add_argument("--rounds", type=int, default=1)
+    arguments.add_argument("--chars", type=int, help="length of an answer, if not a whole story")
     arguments.add_argument("--one", nargs=3, metavar=("RUN", "FOLDER", "OUT"), help=argparse.SUPPRESS)
     options = _smoke.parse(
         arguments,
@@ -44,22 +50,39 @@ def main() -> None:
     )
     if options.one:
         run, folder, out = options.one
-        result = _ours(Path(folder)) if run == "ours" else _trl(Path(folder))
+        result = _ours(Path(folder), run) if run.startswith("ours") else _trl(Path(folder), run)
         Path(out).write_text(json.dumps(result))
         return
     with tempfile.TemporaryDirectory() as folder:
-        _prepare(Path(folder), options.stories, options.count)
-        found = {run: _in_own_process(run, Path(folder)) for run in RUNS}
-    ours, theirs = (found[run]["losses"] for run in RUNS)
+        _prepare(Path(folder), options.stories, options.count, options.chars)
+        found: dict[str, list[dict[str, Any]]] = {run: [] for run in RUNS}
+        for _ in range(options.rounds):
+            for run in RUNS:
+                found[run].append(_in_own_process(run, Path(folder)))
+    _report(found)
+
+
+def _report(found: dict[str, list[dict[str, Any]]]) -> None:
+    def median(run: str, figure: str) -> float:
+        return float(statistics.median(result[figure] for result in found[run]))
+
+    ours, theirs = (found[run][0]["losses"] for run in ("ours-float32", "trl-float32"))
     print(f"\n{'step':>4} {'ours':>9} {'TRL':>9}")
     for step, (a, b) in enumerate(zip(ours, theirs, strict=True), 1):
         print(f"{step:>4} {a:>9.4f} {b:>9.4f}")
-    gap = max(abs(a - b) / b for a, b in zip(ours, theirs, strict=True))
-    speeds = [found[run]["tokens_per_s"] for run in RUNS]
-    print(json.dumps({"max_loss_gap_vs_trl": round(gap, 4), "tokens_per_s_vs_trl": round(speeds[0] / speeds[1], 2)}))
+    faster = max(("trl-default", "trl-float32"), key=lambda run: median(run, "tokens_per_s"))
+    figures = {
+        "max_loss_gap_vs_trl": round(max(abs(a - b) / b for a, b in zip(ours, theirs, strict=True)), 4),
+        "tokens_per_s_vs_trl": round(median("ours-auto", "tokens_per_s") / median(faster, "tokens_per_s"), 2),
+        "peak_rss_vs_trl": round(median("ours-auto", "peak_gb") / median(faster, "peak_gb"), 2),
+        "float32_tokens_per_s_vs_trl": round(
+            median("ours-float32", "tokens_per_s") / median("trl-float32", "tokens_per_s"), 2
+        ),
+    }
+    print(json.dumps(figures))
 
 
-def _prepare(folder: Path, stories: Path, count: int) -> None:
+def _prepare(folder: Path, stories: Path, count: int, chars: int | None) -> None:
     """The converted base weights, and the tokenised pairs in the order used by both trainers."""
     import torch
 
@@ -74,7 +97,7 @@ def _prepare(folder: Path, stories: Path, count: int) -> None:
     for row, other in pairwise(rows):
         prompt = f"{row['dynasty']},{row['super_power']},{row['story_type']} ->"
         for story in (row["story"], other["story"]):
-            texts.append(tokens.SegmentedExample(((prompt, False), (f" {story[:_ANSWER_CHARS]}", True))))
+            texts.append(tokens.SegmentedExample(((prompt, False), (f" {story[:chars]}", True))))
     encoded = asyncio.run(train.encode(BaseModel(packaged_models.BASE, gguf, gguf_file.model_card(gguf)), texts))
     order = torch.randperm(len(encoded) // 2, generator=torch.Generator().manual_seed(SEED * 1_000_003)).tolist()
     tokens.save(folder / "train.npz", encoded)
@@ -87,18 +110,18 @@ def _in_own_process(run: str, folder: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "bench.dpo", "--one", run, str(folder), str(out)]
     subprocess.run(command, cwd=train.ROOT, check=True, env=environ, stdout=2)
     result: dict[str, Any] = json.loads(out.read_text())
-    print(f"{run:6} {result['tokens_per_s']:7.1f} tokens/s", flush=True)
+    print(f"{run:14} {result['tokens_per_s']:7.1f} tokens/s  {result['peak_gb']:5.2f} GB", flush=True)
     return result
 
 
-def _ours(folder: Path) -> dict[str, Any]:
+def _ours(folder: Path, run: str) -> dict[str, Any]:
     from core.engine.formats import tokens
     from core.engine.training.job_folder import JobSpec, Journal, read_lines
     from core.engine.training.trainer import device, model
     from core.engine.training.trainer.loop import Loop
     from core.engine.training.trainer.resume import Position
 
-    tunable = model.load(folder / "weights", device.choose("float32", 0, print), RANK, ALPHA)
+    tunable = model.load(folder / "weights", device.choose(run.removeprefix("ours-"), 0, print), RANK, ALPHA)
     tunable.initialise(SEED)
     work, file = Path(tempfile.mkdtemp(dir=folder)), folder / "train.npz"
     spec = JobSpec(
@@ -110,10 +133,10 @@ def _ours(folder: Path) -> dict[str, Any]:
     loop.run(Position(), lambda: False)
     seconds = time.perf_counter() - started
     losses = [row["training_loss"] for row in read_lines(work / "metrics.jsonl")]
-    return {"tokens_per_s": pairs.n_tokens / seconds, "losses": losses}
+    return _result(pairs, seconds, losses)
 
 
-def _trl(folder: Path) -> dict[str, Any]:
+def _trl(folder: Path, run: str) -> dict[str, Any]:
     import torch
     from datasets import Dataset
     from transformers import TrainerCallback
@@ -136,8 +159,8 @@ def _trl(folder: Path) -> dict[str, Any]:
     settings = DPOConfig(
         output_dir=str(folder / "trl"), per_device_train_batch_size=BATCH, num_train_epochs=1, learning_rate=RATE,
         lr_scheduler_type="linear", warmup_steps=0, weight_decay=0.0, max_grad_norm=1.0, logging_steps=1, seed=SEED,
-        save_strategy="no", report_to=[], use_cpu=True, max_length=None, beta=BETA, loss_type="sigmoid", bf16=False,
-        gradient_checkpointing=False, disable_tqdm=True,
+        save_strategy="no", report_to=[], use_cpu=True, max_length=None, beta=BETA, loss_type="sigmoid",
+        disable_tqdm=True, **({"bf16": False, "gradient_checkpointing": False} if run == "trl-float32" else {}),
     )  # fmt: skip
 
     class InOrder(DPOTrainer):  # type: ignore[misc]
@@ -159,7 +182,12 @@ def _trl(folder: Path) -> dict[str, Any]:
     trainer.train()
     seconds = time.perf_counter() - Clock.started
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-    return {"tokens_per_s": pairs.n_tokens / seconds, "losses": losses}
+    return _result(pairs, seconds, losses)
+
+
+def _result(pairs: Any, seconds: float, losses: list[float]) -> dict[str, Any]:
+    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return {"tokens_per_s": pairs.n_tokens / seconds, "peak_gb": peak_gb, "losses": losses}
 
 
 if __name__ == "__main__":
