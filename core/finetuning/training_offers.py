@@ -170,17 +170,14 @@ def _engine_offers(engine: EngineView) -> Iterator[Offer]:
         reason = msg("Add it first under Settings → Base models ({size} GB to download).", size=size)
         yield _suggested(engine, one, "to_add", reason)
     for one in engine.bases.too_large:
-        yield _suggested(engine, one, "unfit", _too_big(one.training_bytes, engine.bases.memory_bytes))
+        yield _suggested(engine, one, "unfit", _too_big(one, engine.bases))
 
 
 def _installed(engine: EngineView, model: ModelInfo, base: EngineBase | None) -> Offer:
     parameters = packaged_models.PARAMETERS if model.id == packaged_models.BASE else base.parameters if base else None
-    needed = base.training_bytes if base is not None else None
     reason: str = ""
     if model.not_trainable is not None:
         reason = msg("Can write, but can't be fine-tuned: {reason}.", reason=model.not_trainable)
-    elif needed is not None and engine.bases.memory_bytes and needed > engine.bases.memory_bytes:
-        reason = _too_big(needed, engine.bases.memory_bytes)
     return Offer(
         ENGINE,
         msg("The engine"),
@@ -211,11 +208,18 @@ def _suggested(engine: EngineView, one: SuggestedBase, state: OfferState, reason
     )
 
 
-def _too_big(needed: int, available: int) -> str:
+def _too_big(one: SuggestedBase, bases: EngineBases) -> str:
+    memory = bases.training_memory_bytes
+    if memory is not None and one.training_bytes > memory:
+        return msg(
+            "Training needs about {needed} GB of memory; the engine's machine has {available} GB.",
+            needed=_gigabytes(one.training_bytes),
+            available=_gigabytes(memory),
+        )
     return msg(
-        "Training needs about {needed} GB of memory; the engine's machine has {available} GB.",
-        needed=_gigabytes(needed),
-        available=_gigabytes(available),
+        "Writing needs about {needed} GB of memory; the engine's machine has {available} GB.",
+        needed=_gigabytes(one.serving_bytes),
+        available=_gigabytes(bases.memory_bytes),
     )
 
 

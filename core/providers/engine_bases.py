@@ -97,6 +97,7 @@ class EngineBases:
 
     Attributes:
         suggested: those that fit the machine; too_large: those that do not.
+        training_memory_bytes: memory of its processor for training; None if jobs are trained elsewhere or on a GPU.
     """
 
     bases: tuple[EngineBase, ...]
@@ -105,6 +106,7 @@ class EngineBases:
     disk_free_bytes: int
     packaged_tokens_per_s: float | None
     too_large: tuple[SuggestedBase, ...] = ()
+    training_memory_bytes: int | None = None
 
 
 def listed(client: Client) -> EngineBases:
@@ -122,6 +124,7 @@ def listed(client: Client) -> EngineBases:
         int(here.get("disk_free_bytes") or 0),
         here.get("packaged_tokens_per_s"),
         _suggestions(answer.get("suggestions_too_large")),
+        here.get("training_memory_bytes"),
     )
 
 

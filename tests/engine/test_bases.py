@@ -18,10 +18,13 @@ pytest.importorskip("torch", reason="requirements-engine.txt is not installed")
 from openai import APIStatusError, BadRequestError, OpenAI
 
 from core import packaged_models
-from core.engine.bases import machine
+from core.engine.api.models import ModelCatalogue
+from core.engine.bases import description, machine
 from core.engine.bases.library import ROOTS, BaseLibrary
+from core.engine.bases.record import BaseRecord
 from core.engine.formats.unusable_model import UnusableModel
 from core.engine.job_rules import PARALLEL
+from core.engine.store import EngineStore
 from tests.support.engine_process import EngineUnderTest, finished, jsonl, poll, running, upload
 from tests.support.tiny_folders import FAMILIES
 from tests.support.tiny_models import TinyModel
@@ -394,3 +397,28 @@ def test_estimates_are_scaled_by_parameters() -> None:
     assert machine.serving_bytes(10**9, small) > 10**9
     longer = machine.Shape(10**9, 18, 640, 256, 8192)  # 18 layers of keys and values as float16, for each request
     assert machine.serving_bytes(0, longer) - machine.serving_bytes(0, small) == PARALLEL * 4096 * 18 * 256 * 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("memory", "environ", "cuda", "reason"),
+    [
+        (900 << 20, {}, False, "training it needs at least 0.9 GB of memory, and this machine has 0.9 GB, which"),
+        (900 << 20, {"FABULA_LAUNCHER": "ray://head"}, False, None),  # the memory of its nodes counts
+        (900 << 20, {"FABULA_ENGINE_DEVICE": "cuda"}, False, None),
+        (900 << 20, {}, True, None),
+        (900 << 20, {"FABULA_ENGINE_DEVICE": "cpu"}, True, "training it needs"),
+        (2 << 30, {}, False, None),
+    ],
+)
+def test_a_base_that_does_not_fit_is_named_before_a_job_starts_with_what_would_fit(
+    memory: int, environ: dict[str, str], cuda: bool, reason: str | None, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(machine, "memory_bytes", lambda: memory)
+    monkeypatch.setattr(machine, "_torch_knows_cuda", lambda: cuda)
+    file = TinyModel("qwen3").write(tmp_path / "tiny.gguf")
+    settings = {"FABULA_ENGINE_MODELS": f"tiny={file}", **environ}
+    models = ModelCatalogue(tmp_path, settings, EngineStore(tmp_path / "engine.db"), BaseLibrary(tmp_path, {}, 1))
+    added = description.describe_file(BaseRecord("mine", "file", str(file), 0), file, 4096)
+    for found in (models.not_trainable(models.base("tiny")), models.added_not_trainable(added)):
+        assert (found or "").startswith(reason) if reason else found is None

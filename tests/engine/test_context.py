@@ -96,4 +96,4 @@ def test_memory_is_estimated_for_the_context_that_is_served(tmp_path: Path) -> N
         many.stop()
     largest = max(suggestions.every(), key=lambda one: one.shape.context)
     assert largest.serving_bytes(16_384) > largest.serving_bytes(1024)
-    assert len(suggestions.fitting(8 << 30, 1 << 20)) < len(suggestions.fitting(8 << 30, 1024))
+    assert len(suggestions.fitting(8 << 30, 1 << 20, 8 << 30)) < len(suggestions.fitting(8 << 30, 1024, 8 << 30))

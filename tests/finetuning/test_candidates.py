@@ -50,7 +50,7 @@ def _book(*own: PriceEntry) -> PriceBook:
 
 def _engine(**changes: Any) -> EngineView:
     suggested, too_large = list[SuggestedBase](), list[SuggestedBase]()
-    fitting = suggestions.fitting(_MEMORY, 4_096)
+    fitting = suggestions.fitting(_MEMORY, 4_096, _MEMORY)
     for one in suggestions.every():
         (suggested if one in fitting else too_large).append(
             SuggestedBase(
@@ -63,7 +63,10 @@ def _engine(**changes: Any) -> EngineView:
     )
     tuned = ModelInfo("ft:x", "engine", packaged_models.BASE, "both", None)
     view = EngineView(
-        (packaged, tuned), EngineBases((), tuple(suggested), _MEMORY, 10**11, 40.0, tuple(too_large)), {}, 150.0
+        (packaged, tuned),
+        EngineBases((), tuple(suggested), _MEMORY, 10**11, 40.0, tuple(too_large), _MEMORY),
+        {},
+        150.0,
     )
     return replace(view, **changes)
 

@@ -49,6 +49,7 @@ class Bases:
         """GET /fabula/v1/bases: all base models with their figures, and this machine's resources."""
         here = {
             "memory_bytes": machine.memory_bytes(),
+            "training_memory_bytes": self.models.training_memory_bytes,
             "disk_free_bytes": machine.free_bytes(self.library.root),
             "packaged_base": packaged_models.BASE,
             "packaged_tokens_per_s": self.packaged_speed(),
@@ -56,7 +57,9 @@ class Bases:
         limit = self.library.context_limit
         records = self.library.records()
         added = {one.repo for one in records}
-        fits = {one.repo for one in suggestions.fitting(machine.memory_bytes(), limit)}
+        fits = {
+            one.repo for one in suggestions.fitting(machine.memory_bytes(), limit, self.models.training_memory_bytes)
+        }
         suggested, too_large = list[dict[str, Any]](), list[dict[str, Any]]()
         for one in suggestions.every():
             if one.repo not in added:
@@ -169,6 +172,7 @@ class Bases:
         """A base model as a JSON object."""
         speed = packaged_models.scaled_speed(self.packaged_speed(), one.parameters)
         shape = one.shape(self.library.context_limit)
+        not_trainable = self.models.added_not_trainable(one) or ""
         return {
             "id": one.id,
             "object": "fabula.base",
@@ -193,8 +197,8 @@ class Bases:
             "serving_bytes": machine.serving_bytes(one.served_bytes, shape) if one.parameters else None,
             "training_bytes": machine.training_bytes(shape) if one.parameters else None,
             "tokens_per_s": speed,
-            "not_trainable": one.not_trainable or None,
-            **_translatable("not_trainable_message", one.not_trainable),
+            "not_trainable": not_trainable or None,
+            **_translatable("not_trainable_message", not_trainable),
             "tuned_models": len(self.store.select(TunedModel, "base = ? AND step IS NULL", (one.id,))),
         }
 

@@ -11,11 +11,13 @@ from pathlib import Path
 
 from core import packaged_models
 from core.engine.api.errors import ApiError, unknown_model
+from core.engine.bases import description, machine
 from core.engine.bases.library import BaseLibrary
 from core.engine.bases.record import BaseRecord
 from core.engine.formats import base_config, weights
 from core.engine.formats.gguf_file import model_card
-from core.engine.job_rules import context_limit
+from core.engine.formats.unusable_model import UnusableModel
+from core.engine.job_rules import CONTEXT, context_limit
 from core.engine.serving import chat
 from core.engine.serving.llama import BaseModel
 from core.engine.store import Alias, EngineStore, Format, TunedModel
@@ -61,15 +63,17 @@ class ModelCatalogue:
 
     Attributes:
         context_limit: maximum tokens of a request or example, for models whose own context is at least that large.
+        training_memory_bytes: see `machine.training_memory_bytes`.
     """
 
     def __init__(self, home: Path, environ: Mapping[str, str], store: EngineStore, library: BaseLibrary) -> None:
         """Raises ValueError if FABULA_ENGINE_MODELS or FABULA_ENGINE_CONTEXT is malformed."""
         self._home, self._environ, self._store, self._library = home, dict(environ), store, library
         self.context_limit = context_limit(environ)
+        self.training_memory_bytes = machine.training_memory_bytes(environ)
         self._configured = weights.available(home, environ)
         self._bases: dict[str, BaseModel] = {}
-        self._not_trainable: dict[str, str | None] = {}
+        self._not_trainable: dict[str, str] = {}
         self._lock = threading.Lock()
         self._started = int(time.time())
 
@@ -114,14 +118,21 @@ class ModelCatalogue:
         """The reason why `base` cannot be trained, or None if it can. The file is read only once."""
         if base.name not in self._configured:
             added = self._library.get(base.name)
-            return (added.not_trainable or None) if added is not None else msg("it was removed")
+            return self.added_not_trainable(added) if added is not None else msg("it was removed")
         if base.name not in self._not_trainable:
             try:
                 base_config.read(base.gguf)
-                self._not_trainable[base.name] = None
-            except base_config.UntrainableModel as exc:
+                self._not_trainable[base.name] = machine.too_big_to_train(
+                    description.shape_of(base.gguf, CONTEXT), self.training_memory_bytes
+                )
+            except (base_config.UntrainableModel, UnusableModel) as exc:
                 self._not_trainable[base.name] = str(exc)
-        return self._not_trainable[base.name]
+        return self._not_trainable[base.name] or None
+
+    def added_not_trainable(self, added: BaseRecord) -> str | None:
+        """The reason why a base of the library cannot be trained, or None if it can."""
+        too_big = machine.too_big_to_train(added.shape(CONTEXT), self.training_memory_bytes) if added.layers else ""
+        return added.not_trainable or too_big or None
 
     def weights_dir(self, base: BaseModel) -> Path:
         """The folder with `base`'s converted weights, which training reads."""

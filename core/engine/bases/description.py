@@ -41,6 +41,15 @@ def describe_file(record: BaseRecord, path: Path, limit: int) -> BaseRecord:
     return _fitting(described, limit)
 
 
+def shape_of(path: Path, limit: int) -> machine.Shape:
+    """The figures of a GGUF file that determine its memory use with at most `limit` tokens.
+
+    Raises:
+        UnusableModel: the file is not a complete GGUF model file, or its architecture is not supported.
+    """
+    return _described(BaseRecord("", "file", str(path), 0), path).shape(limit)
+
+
 def check_file(path: Path) -> None:
     """Raise UnusableModel unless `path` is a complete GGUF model file."""
     try:

