@@ -86,7 +86,7 @@ def _found(store: Store, data: TrainingData, *providers: Provider, **more: Any) 
 
 def test_every_model_is_listed_and_each_that_is_not_ready_says_why(store: Store, data: TrainingData) -> None:
     engine = _engine()
-    big = ModelInfo("big", "engine", None, "both", None)
+    big = ModelInfo("big", "engine", None, "both", None, not_trainable="it needs 24.0 GB and this machine has 8.0 GB")
     engine = replace(
         engine, models=(*engine.models, big), bases=replace(engine.bases, bases=(_base("big", 3 * _MEMORY),))
     )

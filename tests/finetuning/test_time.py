@@ -277,9 +277,9 @@ def _add(line: store.EngineStore, name: str, status: str, **values: Any) -> None
     line.add(replace(job, **values))
 
 
-def _places(line: store.EngineStore) -> dict[str, tuple[int, float | None]]:
+def _places(line: store.EngineStore, at_once: int = 1) -> dict[str, tuple[int, float | None]]:
     """Queue positions and seconds to the start."""
-    found = job_queue.queue_positions(line, _NOW)
+    found = job_queue.queue_positions(line, _NOW, at_once)
     return {
         name: (one.position, None if one.estimated_start is None else one.estimated_start - _NOW)
         for name, one in found.items()
@@ -292,6 +292,25 @@ def test_a_job_behind_a_running_one_is_second_and_starts_when_that_ends(line: st
     _add(line, "third", "validating_files")
     _add(line, "fourth", "queued", epoch_tokens=1_000)
     assert _places(line) == {"second": (2, 540), "third": (3, 540 + 10 + 40), "fourth": (4, None)}
+
+
+@pytest.mark.parametrize(
+    ("at_once", "expected"),
+    [
+        (1, {"third": (3, None), "fourth": (4, None)}),  # more run than fit: the cluster has become smaller
+        (2, {"third": (3, 100), "fourth": (4, 100 + 10 + 20)}),  # the second one's end is unknown
+        (3, {"third": (3, 0), "fourth": (4, 10 + 20)}),
+        (4, {"third": (3, 0), "fourth": (4, 0)}),
+    ],
+)
+def test_on_a_cluster_a_job_starts_when_the_first_place_becomes_free(
+    line: store.EngineStore, at_once: int, expected: dict[str, tuple[int, float | None]]
+) -> None:
+    _add(line, "first", "running", estimated_finish=int(_NOW) + 100, tokens_per_s=100.0)
+    _add(line, "second", "running")
+    _add(line, "third", "queued", epoch_tokens=1_000)
+    _add(line, "fourth", "queued", epoch_tokens=1_000)
+    assert _places(line, at_once) == expected
 
 
 def test_without_an_estimate_the_tokens_left_and_the_newest_speed_tell(line: store.EngineStore) -> None:

@@ -120,8 +120,9 @@ class Engine:
         context = EngineJobContext(
             config.home, self.store, self.files, self.models, self.pool, config.threads, self._preload
         )
-        self.runner = JobLoop(context, launchers.choose(config.environ))
-        self.jobs = Jobs(config.home, self.store, self.files, self.models, self.runner.wake)
+        launcher = launchers.choose(config.environ)
+        self.runner = JobLoop(context, launcher)
+        self.jobs = Jobs(config.home, self.store, self.files, self.models, self.runner.wake, launcher.at_once)
         self._stopping = asyncio.Event()
         self.legacy = LegacyApi(self.store, self.files, self.models, self.jobs, self._stopping)
         self._loop = asyncio.get_running_loop()

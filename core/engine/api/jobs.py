@@ -36,6 +36,7 @@ from core.engine.store import (
     tuned_model_id,
 )
 from core.engine.training import job_queue, tracking
+from core.engine.training.job_queue import QueuePosition
 from core.message import msg
 
 ACTIVE: tuple[Status, ...] = ("validating_files", "queued", "running")
@@ -45,12 +46,16 @@ _HAS_METADATA = "EXISTS (SELECT 1 FROM json_each(metadata) WHERE key = ? AND val
 
 
 class Jobs:
-    """The job endpoints. `JobLoop` does the work; `wake` notifies it of changes."""
+    """The job endpoints. `JobLoop` does the work; `wake` notifies it of changes, and `at_once` says how many jobs it
+    trains at once.
+    """
 
     def __init__(
-        self, home: Path, store: EngineStore, files: Files, models: ModelCatalogue, wake: Callable[[], None]
-    ) -> None:
+        self, home: Path, store: EngineStore, files: Files, models: ModelCatalogue, wake: Callable[[], None],
+        at_once: Callable[[], int],
+    ) -> None:  # fmt: skip
         self._folder, self._store, self._files, self._models, self._wake = home / "jobs", store, files, models, wake
+        self._at_once = at_once
 
     async def create(self, request: Request) -> Response:
         """POST /v1/fine_tuning/jobs. The job is created only if every line of its files is valid.
@@ -70,7 +75,7 @@ class Jobs:
     def list(self, request: Request) -> Response:
         """GET /v1/fine_tuning/jobs?after&limit&metadata[k]=v (or metadata=null), newest first."""
         where, values = _metadata_filter(request)
-        positions = job_queue.queue_positions(self._store, time.time())
+        positions = self._positions()
         return self._page(request, Job, where, values, 20, lambda job: serializers.job(job, positions.get(job.id)))
 
     def get(self, request: Request) -> Response:
@@ -113,9 +118,10 @@ class Jobs:
     def _job_json(self, job: Job) -> serializers.Json:
         """The JSON of a job, with its queue position while it waits."""
         is_waiting = job.status in ("validating_files", "queued")
-        return serializers.job(
-            job, job_queue.queue_positions(self._store, time.time()).get(job.id) if is_waiting else None
-        )
+        return serializers.job(job, self._positions().get(job.id) if is_waiting else None)
+
+    def _positions(self) -> dict[str, QueuePosition]:
+        return job_queue.queue_positions(self._store, time.time(), self._at_once())
 
     def _find_by_intent(self, spec: ParsedJobRequest) -> Job | None:
         """The existing job with the same intent, if any."""

@@ -65,6 +65,9 @@ class Launcher(Protocol):
 
     max_jobs: int
 
+    def at_once(self) -> int:
+        """How many jobs can train at once, as far as is known; nothing is asked."""
+
     def has_room(self, running: int) -> bool:
         """Whether another job can start while `running` jobs train."""
 

@@ -16,6 +16,10 @@ class LocalLauncher:
 
     max_jobs = 1
 
+    def at_once(self) -> int:
+        """See `Launcher`."""
+        return 1
+
     def has_room(self, running: int) -> bool:
         """See `Launcher`."""
         return running == 0

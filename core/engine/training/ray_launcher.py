@@ -65,6 +65,10 @@ class RayLauncher:
             launcher_settings.count(environ, launcher_settings.CPUS),
         )
 
+    def at_once(self) -> int:
+        """See `Launcher`. A cluster that was not measured yet, or is too small so far, trains one."""
+        return 1 if self._capacity is None else min(_MAX_JOBS, max(1, self._fitting(self._capacity[1])))
+
     def has_room(self, running: int) -> bool:
         """See `Launcher`. A job that is alone starts in any case: a cluster may grow when it is asked for more."""
         if running == 0:
