@@ -199,6 +199,7 @@ Device = Annotated[job_rules.TrainingDevice, BeforeValidator(_lower)]
 Port = Annotated[int, _whole_number(1, 65_535)]
 Processes = Annotated[int, _whole_number(1, launcher_settings.MOST)]
 Serve = Annotated[str, AfterValidator(_serve)]
+Sharding = Annotated[launcher_settings.Shard, BeforeValidator(_lower)]
 Switch = Annotated[bool, BeforeValidator(_lower)]
 Webhook = Annotated[SecretStr, AfterValidator(_webhook)]
 
@@ -245,6 +246,7 @@ class SettingFields(BaseSettings):
     ray_storage: Path | None = _setting(launcher_settings.STORAGE, "path")
     ray_workers: Processes = _setting(launcher_settings.WORKERS, "number", 1)
     ray_cpus: Processes = _setting(launcher_settings.CPUS, "number", 1)
+    ray_shard: Sharding = _setting(launcher_settings.SHARD, "`auto`, `always` or `never`", "auto")
     engine_serve: Serve = _setting(serve_settings.SERVE, "`llama`, `vllm` or address", serve_settings.LLAMA)
     vllm_args: str | None = _setting(serve_settings.ARGUMENTS, "text")
     vllm_key_file: Path | None = _setting(serve_settings.KEY_FILE, "path")

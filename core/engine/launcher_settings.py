@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, get_args
 from urllib.parse import urlsplit
 
 LAUNCHER: Final = "FABULA_LAUNCHER"
@@ -20,6 +20,10 @@ WORKERS: Final = "FABULA_RAY_WORKERS"
 """Environment variable: processes (and GPUs, if the cluster has any) that train one job together."""
 CPUS: Final = "FABULA_RAY_CPUS"
 """Environment variable: processors of each of these processes."""
+SHARD: Final = "FABULA_RAY_SHARD"
+"""Environment variable: whether a base model's layers are split over these processes; see `Shard`."""
+Shard = Literal["auto", "always", "never"]
+"""`auto`: if the base does not fit whole into one of them."""
 MOST: Final = 4096
 """The highest number for WORKERS and CPUS."""
 DASHBOARD_PORT: Final = 8265
@@ -80,6 +84,7 @@ def check(environ: Mapping[str, str]) -> None:
         )
     for setting in (WORKERS, CPUS):
         count(environ, setting)
+    shard(environ)
 
 
 def count(environ: Mapping[str, str], setting: str) -> int:
@@ -88,3 +93,12 @@ def count(environ: Mapping[str, str], setting: str) -> int:
     if not (raw.isascii() and raw.isdecimal() and 1 <= int(raw[:9]) <= MOST):
         raise ValueError(f"{setting}: {raw!r} is not a whole number from 1 to {MOST}")
     return int(raw)
+
+
+def shard(environ: Mapping[str, str]) -> Shard:
+    """Whether a base model's layers are split over the processes of a job. Raises ValueError."""
+    raw = environ.get(SHARD, "").strip().lower() or "auto"
+    for name in get_args(Shard):
+        if raw == name:
+            return name  # type: ignore[no-any-return]  # one of Shard's
+    raise ValueError(f"{SHARD}: {raw!r} is none of {', '.join(get_args(Shard))}")

@@ -23,7 +23,7 @@ from core.engine.formats.tokens import Encoded  # noqa: E402
 from core.engine.job_rules import TRAINING_DEVICE_SETTING, training_device  # noqa: E402
 from core.engine.training.trainer import device, frozen, gpu_head, head, memory, model  # noqa: E402
 from core.engine.training.trainer.device import Device, DeviceMissing, cpu  # noqa: E402
-from core.engine.training.trainer.memory import DoesNotFit  # noqa: E402
+from core.engine.training.trainer.memory import DoesNotFit, WeightPlan  # noqa: E402
 from core.engine.training.trainer.objective import Supervised  # noqa: E402
 from core.errors import BadSettings  # noqa: E402
 from core.setting_fields import checked  # noqa: E402
@@ -160,7 +160,7 @@ def test_memory_decides_how_activations_are_kept(base: Path, monkeypatch: pytest
     monkeypatch.setattr(Device, "free_bytes", lambda _: 200 * per_token)  # more than an example, less than a batch
     assert memory.plan_activations(tunable, _texts(), 1)
     assert 80 <= tunable.device.batch_tokens <= 200 and tunable.device.row_tokens <= 200
-    monkeypatch.setattr(Device, "free_bytes", lambda _: 200_000)
+    monkeypatch.setattr(Device, "free_bytes", lambda _: 600_000)
     with pytest.raises(DoesNotFit) as caught:
         memory.plan_activations(tunable, _texts(), 1)
     assert "The longest example has 80 tokens" in caught.value.reason
@@ -171,18 +171,18 @@ def test_memory_decides_how_activations_are_kept(base: Path, monkeypatch: pytest
 
 def test_a_base_that_does_not_fit_is_refused_with_what_would_fit(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = hf_folder.read_tensors(base / "weights")
-    assert memory.frozen_bits(stored, cpu()) == 16
+    assert memory.plan_weights(stored, cpu(), 4) == WeightPlan(16, split=False)
     size = sum(int(np.prod(tensor.shape)) * 4 for tensor in stored.values())
     monkeypatch.setattr(frozen, "can_quantise", lambda: False)
     monkeypatch.setattr(Device, "free_bytes", lambda _: size)
     with pytest.raises(DoesNotFit) as caught:
-        memory.frozen_bits(stored, cpu())
+        memory.plan_weights(stored, cpu(), 4)
     assert "requirements-gpu.txt" in caught.value.next_step and "8-bit" in caught.value.next_step
     monkeypatch.setattr(frozen, "can_quantise", lambda: True)
-    assert memory.frozen_bits(stored, cpu()) == 8
+    assert memory.plan_weights(stored, cpu(), 4) == WeightPlan(8, split=False)
     monkeypatch.setattr(Device, "free_bytes", lambda _: 1000)
     with pytest.raises(DoesNotFit) as caught:
-        memory.frozen_bits(stored, cpu())
+        memory.plan_weights(stored, cpu(), 4)
     assert "Choose a smaller base model" in caught.value.next_step
 
 

@@ -127,7 +127,7 @@ def _trained(base: Path, folder: Path, *, stops: bool) -> Path:
         loop = Loop(spec, journal, tunable, tokens.load(spec.train), tokens.load(folder / "valid.npz"))
         if position.step:
             resume.load(folder, position.step, loop.parameters, loop.optimizer)
-        asked = iter([False, False, False, *[True] * 99] if stops else [False] * 999)
+        asked = iter([*[False] * 4, *[True] * 99] if stops else [False] * 999)
         position = loop.run(position, lambda asked=asked: next(asked))  # type: ignore[misc]
     return folder
 

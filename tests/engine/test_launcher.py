@@ -48,6 +48,7 @@ from tests.support.waiting import WAIT_LIMIT_S  # noqa: E402
         ({"FABULA_RAY_STORAGE": "s3://bucket/x"}, "Object storage is not supported"),
         ({"FABULA_RAY_WORKERS": "0"}, "FABULA_RAY_WORKERS: '0'"),
         ({"FABULA_RAY_CPUS": "two"}, "FABULA_RAY_CPUS: 'two'"),
+        ({"FABULA_RAY_SHARD": "yes"}, "FABULA_RAY_SHARD: 'yes' is none of auto, always, never"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named(tmp_path: Path, changes: dict[str, str], named: str) -> None:
@@ -231,7 +232,7 @@ def _look(trainer: RayTrainer) -> int | None:
 
 def test_an_engine_that_was_killed_starts_each_attempt_once(tmp_path: Path, cluster: _Cluster) -> None:
     job = _shared(tmp_path)
-    starter = RayLauncher(cluster, tmp_path / "shared", workers=2, cpus=3)
+    starter = RayLauncher(cluster, tmp_path / "shared", workers=2, cpus=3, shard="always")
     cluster.gone = True
     with pytest.raises(LauncherUnavailable):
         starter.launch(job.home)
@@ -244,7 +245,7 @@ def test_an_engine_that_was_killed_starts_each_attempt_once(tmp_path: Path, clus
     assert starter.launch(job.home).number == 1  # killed while it ran
     assert list(cluster.jobs) == ["ftjob-1-1"]
     (command,) = cluster.commands
-    assert command[4:] == ["--workers", "2", "--cpus", "3"]
+    assert command[4:] == ["--workers", "2", "--cpus", "3", "--shard", "always"]
 
 
 @pytest.mark.parametrize(

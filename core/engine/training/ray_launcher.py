@@ -12,6 +12,7 @@ from typing import Protocol
 
 from core.engine import launcher_settings
 from core.engine.event_log import read_state
+from core.engine.launcher_settings import Shard
 from core.engine.training.attempts import Attempt, ProgressMissing, SharedJob
 from core.engine.training.job_context import JobFailed
 from core.engine.training.launcher import LauncherUnavailable
@@ -46,12 +47,14 @@ class RayLauncher:
         storage: folder that the engine shares with every node.
         workers: processes per job, each with a GPU if the cluster has any.
         cpus: processors per process.
+        shard: whether a base model's layers are split over them.
     """
 
     max_jobs = _MAX_JOBS
 
-    def __init__(self, cluster: JobsApi, storage: Path, workers: int = 1, cpus: int = 1) -> None:
+    def __init__(self, cluster: JobsApi, storage: Path, workers: int = 1, cpus: int = 1, shard: Shard = "auto") -> None:
         self._cluster, self._storage, self._workers, self._cpus = cluster, storage, workers, cpus
+        self._shard = shard
         self._capacity: tuple[float, Capacity] | None = None
         self._failed_at = -math.inf
 
@@ -63,6 +66,7 @@ class RayLauncher:
             Path(environ[launcher_settings.STORAGE].strip()),
             launcher_settings.count(environ, launcher_settings.WORKERS),
             launcher_settings.count(environ, launcher_settings.CPUS),
+            launcher_settings.shard(environ),
         )
 
     def at_once(self) -> int:
@@ -152,7 +156,8 @@ class RayLauncher:
 
     def _submit(self, job: SharedJob, attempt: Attempt, capacity: Capacity) -> None:
         command = ["python", "-m", "core.engine.training.trainer.on_ray", shlex.quote(str(job.folder(attempt.number)))]
-        command += ["--workers", str(self._workers), "--cpus", str(self._cpus), *(["--gpu"] if capacity.gpus else [])]
+        command += ["--workers", str(self._workers), "--cpus", str(self._cpus), "--shard", self._shard]
+        command += ["--gpu"] if capacity.gpus else []
         try:
             self._cluster.submit(submission_id(job, attempt.number), command)
         except RuntimeError as exc:

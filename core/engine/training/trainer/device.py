@@ -54,6 +54,7 @@ class Device:
         batch_tokens: maximum tokens, including padding, in one forward pass, unless a single example is longer.
         row_tokens: maximum tokens of several texts that are packed into one row.
         head_tile: number of vocabulary tokens that the output head processes at a time.
+        processes: the job's processes on this machine, which share its memory unless each has a GPU.
     """
 
     place: torch.device
@@ -61,6 +62,7 @@ class Device:
     batch_tokens: int
     row_tokens: int
     head_tile: int
+    processes: int = 1
 
     @property
     def dtype_name(self) -> str:
@@ -73,12 +75,14 @@ class Device:
         return str(self.place.type) == "cpu"
 
     def free_bytes(self) -> int:
-        """Memory that is free on the device now; for the CPU what the system can make available."""
+        """Memory that is free on the device now; for the CPU this process's part of what the system can make
+        available.
+        """
         if self.place.type == "cuda":
             return int(torch.cuda.mem_get_info(self.place)[0])
         if self.place.type == "mps":
             return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-        return min(_available_bytes(), memory_bytes())
+        return min(_available_bytes(), memory_bytes()) // self.processes
 
 
 def cpu(dtype: torch.dtype = torch.float32) -> Device:

@@ -65,10 +65,12 @@ class DirectPreference:
     def run_pass(self, texts: Sequence[Encoded], tally: PairTally, stop: Callable[[], bool], *, learn: bool) -> None:
         """See `objective.Objective`. `texts` are pairs: a preferred answer, then the rejected one."""
         pairs = list(zip(texts[::2], texts[1::2], strict=True))
-        for rows in self._model.micro_batches(pairs):
+        batches = [(rows, [_key(text) for row in rows for text in row]) for rows in self._model.micro_batches(pairs)]
+        self._add_references([rows for rows, keys in batches if not self._reference.keys() >= set(keys)], stop)
+        for rows, keys in batches:
             if stop():
                 raise TrainingStopped
-            reference = self._reference_of(rows)
+            reference = torch.tensor([self._reference[key] for key in keys], device=self._model.device.place)
             hidden, result, owners = predictions(self._model, rows, learn=learn)
             rewards = self._beta * (_log_probabilities(result.loss, owners, len(reference)) - reference)
             margins = rewards[::2] - rewards[1::2]
@@ -81,15 +83,16 @@ class DirectPreference:
             tally.preferred += int((margins > 0).sum())
         tally.pairs += len(pairs)
 
-    def _reference_of(self, rows: Sequence[Row]) -> Tensor:
-        """Log-probabilities under the reference, [texts]."""
-        keys = [_key(text) for row in rows for text in row]
-        if not all(key in self._reference for key in keys):
+    def _add_references(self, batches: list[list[Row]], stop: Callable[[], bool]) -> None:
+        """Compute the log-probabilities of these texts under the reference."""
+        for rows in self._model.aligned(batches):
+            if stop():
+                raise TrainingStopped
+            keys = [_key(text) for row in rows for text in row]
             with self._first_state():
                 _, result, owners = predictions(self._model, rows, learn=False)
             found = _log_probabilities(result.loss, owners, len(keys))
             self._reference |= zip(keys, found.tolist(), strict=True)
-        return torch.tensor([self._reference[key] for key in keys], device=self._model.device.place)
 
     @contextmanager
     def _first_state(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,40 +19,30 @@ Bits = Literal[16, 8, 4]
 
 
 @dataclass(frozen=True, slots=True)
-class QuantisedMatrix:
-    """A matrix in 8 or 4 bits.
+class Packing:
+    """How the numbers of a matrix in 8 or 4 bits become the matrix again.
 
     Attributes:
-        packed: the numbers.
         state: bitsandbytes' scales.
         bits: 8 or 4.
         shape: of the matrix.
         dtype: of the expanded matrix.
     """
 
-    packed: Tensor
     state: Any
     bits: Bits
     shape: torch.Size
     dtype: torch.dtype
 
-    @property
-    def device(self) -> torch.device:
-        """Where the numbers are."""
-        return self.packed.device
-
-    def expanded(self) -> Tensor:
+    def expanded(self, packed: Tensor) -> Tensor:
         """The matrix in the compute dtype."""
         from bitsandbytes import functional
 
         if self.bits == 4:
-            out: Tensor = functional.dequantize_4bit(self.packed, self.state)
+            out: Tensor = functional.dequantize_4bit(packed, self.state)
         else:
-            out = functional.dequantize_blockwise(self.packed, self.state)
+            out = functional.dequantize_blockwise(packed, self.state)
         return out.to(self.dtype).view(self.shape)
-
-
-FrozenMatrix: TypeAlias = Tensor | QuantisedMatrix
 
 
 def can_quantise() -> bool:
@@ -60,19 +50,14 @@ def can_quantise() -> bool:
     return importlib.util.find_spec("bitsandbytes") is not None
 
 
-def frozen(matrix: Tensor, bits: Bits) -> FrozenMatrix:
-    """A matrix in `bits` bits."""
+def packed(matrix: Tensor, bits: Bits) -> tuple[Tensor, Packing | None]:
+    """The numbers of a matrix in `bits` bits, and how they become the matrix again; None if they are the matrix."""
     if bits == 16:
-        return matrix
+        return matrix, None
     from bitsandbytes import functional
 
     if bits == 4:
-        packed, state = functional.quantize_4bit(matrix.contiguous(), quant_type="nf4")
+        numbers, state = functional.quantize_4bit(matrix.contiguous(), quant_type="nf4")
     else:
-        packed, state = functional.quantize_blockwise(matrix.contiguous())
-    return QuantisedMatrix(packed, state, bits, matrix.shape, matrix.dtype)
-
-
-def expanded(matrix: FrozenMatrix) -> Tensor:
-    """A matrix in the compute dtype."""
-    return matrix if isinstance(matrix, Tensor) else matrix.expanded()
+        numbers, state = functional.quantize_blockwise(matrix.contiguous())
+    return numbers, Packing(state, bits, matrix.shape, matrix.dtype)

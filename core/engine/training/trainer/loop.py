@@ -139,8 +139,7 @@ class Loop:
         tally: Tally = self.objective.tally()
         for start in range(0, len(examples), _SCORE_CHUNK):
             share = self.ranks.share(examples[start : start + _SCORE_CHUNK], self.objective.texts_per_example)
-            if share:
-                self.objective.run_pass(share, tally, stop, learn=False)
+            self.objective.run_pass(share, tally, stop, learn=False)
         return self.ranks.total(tally).score()
 
     def figures(self, position: Position) -> dict[str, Any]:
@@ -173,8 +172,7 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         tally: Tally = self.objective.tally()
         share = self.ranks.share(batch, self.objective.texts_per_example)
-        if share:
-            self.objective.run_pass(share, tally, stop, learn=True)
+        self.objective.run_pass(share, tally, stop, learn=True)
         total = self.ranks.total(tally)
         self.ranks.sum_gradients(self.parameters.values(), tally.weight / total.weight)
         nn.utils.clip_grad_norm_(self.model.parameters(), _MAX_GRADIENT_NORM)

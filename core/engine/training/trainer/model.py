@@ -24,10 +24,13 @@ from core.engine.formats.base_config import UntrainableModel
 from core.engine.formats.gguf_file import Adapter
 from core.engine.formats.hf_folder import StoredTensor
 from core.engine.formats.unusable_model import UnusableModel
+from core.engine.training.trainer import frozen
 from core.engine.training.trainer.device import Device
-from core.engine.training.trainer.frozen import Bits, FrozenMatrix, expanded, frozen
+from core.engine.training.trainer.frozen import Bits, Packing
 from core.engine.training.trainer.head import capped
 from core.engine.training.trainer.packing import Example, Row, micro_batches
+from core.engine.training.trainer.ranks import ALONE, Ranks
+from core.engine.training.trainer.sharding import LayerSplit
 from core.message import msg
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -44,9 +47,12 @@ _NEUTRAL_SETTINGS: Mapping[str, tuple[object, ...]] = {
 class LoraLinear(nn.Module):
     """A frozen matrix (float32, bfloat16, or quantised) with a trainable low-rank update (float32)."""
 
-    def __init__(self, base: nn.Linear, weight: FrozenMatrix, rank: int, alpha: float) -> None:
+    def __init__(
+        self, base: nn.Linear, weight: Tensor, rank: int, alpha: float, packing: Packing | None = None
+    ) -> None:
         super().__init__()
-        self.weight = weight  # no parameter: neither trained nor in the state dict
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.packing = packing
         self.bias = None if base.bias is None else base.bias.detach()
         self.scale = alpha / rank
         self.lora_a = nn.Parameter(torch.empty(rank, base.in_features, device=weight.device))
@@ -63,7 +69,7 @@ class LoraLinear(nn.Module):
             self.lora_b.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = _FrozenPlusLowRank.apply(x, self.weight, self.lora_a, self.lora_b, self.scale)
+        out: Tensor = _FrozenPlusLowRank.apply(x, self.weight, self.packing, self.lora_a, self.lora_b, self.scale)
         return out if self.bias is None else out + self.bias
 
 
@@ -71,26 +77,30 @@ class _FrozenPlusLowRank(torch.autograd.Function):
     """The forward and backward pass as one autograd node instead of five, without a gradient for the frozen matrix."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: FrozenMatrix, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, packing: Packing | None, a: Tensor, b: Tensor, scale: float
+    ) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         down = flat @ a.T
-        out = (flat.to(weight.dtype) @ expanded(weight).T).float()
+        matrix = weight if packing is None else packing.expanded(weight)
+        out = (flat.to(matrix.dtype) @ matrix.T).float()
         out.addmm_(down, b.T, alpha=scale)
         ctx.save_for_backward(flat, down, a, b)
-        ctx.weight, ctx.scale = weight, scale  # the weight is never changed in place
+        # not saved: it is never changed, and freed in the meantime if its layer is split
+        ctx.weight, ctx.packing, ctx.scale = weight, packing, scale
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         flat, down, a, b = ctx.saved_tensors
-        weight: FrozenMatrix = ctx.weight
+        matrix = ctx.weight if ctx.packing is None else ctx.packing.expanded(ctx.weight)
         grad = grads[0].reshape(-1, grads[0].shape[-1])
         up = (grad @ b) * ctx.scale
         grad_a = up.T @ flat
         grad_b = (grad.T @ down) * ctx.scale
-        grad_x = (grad.to(weight.dtype) @ expanded(weight)).float()
+        grad_x = (grad.to(matrix.dtype) @ matrix).float()
         grad_x.addmm_(up, a)
-        return grad_x.view(*grads[0].shape[:-1], -1), None, grad_a, grad_b, None
+        return grad_x.view(*grads[0].shape[:-1], -1), None, None, grad_a, grad_b, None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +147,7 @@ class TunableModel:
         layer_embedding: the second embedding, for families that have one.
         logit_cap: see `core.engine.training.trainer.head.cross_entropy`.
         packs: whether a row may have several texts: every layer reads other tokens only through its attention mask.
+        split_over: the processes that its layers' matrices are split over (`sharding`).
     """
 
     body: nn.Module
@@ -150,11 +161,20 @@ class TunableModel:
     layer_embedding: LayerEmbedding | None = None
     logit_cap: float | None = None
     packs: bool = True
+    split_over: Ranks = ALONE
 
     def micro_batches(self, examples: Sequence[Example]) -> list[list[Row]]:
-        """Divide examples into micro-batches that suit the device."""
+        """Divide examples into micro-batches that suit the device; see `aligned`."""
         device = self.device
-        return micro_batches(examples, batch_tokens=device.batch_tokens, row_tokens=device.row_tokens, packs=self.packs)
+        return self.aligned(
+            micro_batches(examples, batch_tokens=device.batch_tokens, row_tokens=device.row_tokens, packs=self.packs)
+        )
+
+    def aligned(self, batches: list[list[Row]]) -> list[list[Row]]:
+        """Add micro-batches without texts until there are as many as in the process that has the most. If the layers
+        are split, each process takes part in every pass of the others.
+        """
+        return batches + [[] for _ in range(self.split_over.highest(len(batches)) - len(batches))]
 
     def hidden(self, ids: Tensor, places: Tensor | None = None) -> Tensor:
         """Final hidden states [rows, length, width] of right-padded `ids` [rows, length]. Padding follows the tokens,
@@ -172,6 +192,13 @@ class TunableModel:
     def n_layers(self) -> int:
         """Number of decoder layers."""
         return len(self._layers())
+
+    @property
+    def largest_layer_bytes(self) -> int:
+        """Bytes of the adapted matrices of the layer that has the most, whether they are split or not."""
+        layers = ([part.weight for part in layer.modules() if isinstance(part, LoraLinear)] for layer in self._layers())
+        sizes: list[int] = [sum(weight.numel() * weight.itemsize for weight in weights) for weights in layers]
+        return max(sizes)
 
     @property
     def width(self) -> int:
@@ -244,11 +271,14 @@ class TunableModel:
                 layer.lora_b.copy_(torch.from_numpy(b))
 
 
-def load(folder: Path, device: Device, rank: int, alpha: float, bits: Bits = 16) -> TunableModel:
+def load(
+    folder: Path, device: Device, rank: int, alpha: float, bits: Bits = 16, split: LayerSplit | None = None
+) -> TunableModel:
     """Build the model on `device` from a Hugging Face folder, or one created by `core.engine.formats.weights.convert`,
     with `bits` per number of its frozen layers.
 
-    Tensors are read one after another: so that no more than the model and one block of 64 MB are in memory.
+    Tensors are read one after another: so that no more than the model and one block of 64 MB are in memory; of a model
+    that is split no more than this process's share and one layer.
 
     Raises:
         UntrainableModel: the family has parts that are not implemented here.
@@ -269,19 +299,21 @@ def load(folder: Path, device: Device, rank: int, alpha: float, bits: Bits = 16)
     layer_embedding = _take_layer_embedding(body, reader)
     # recreated on the device, because its tables are computed rather than loaded
     body.rotary_emb = type(body.rotary_emb)(config=config).to(device.place)
-    lora, matrices = _insert_lora(body, reader, config, architecture, rank, alpha, bits)
+    lora, matrices = _insert_lora(body, reader, config, architecture, rank, alpha, bits, split)
     others = {name.removeprefix("model."): reader.take(name, torch.float32) for name in reader.remaining("model.")}
     body.load_state_dict(others, strict=False, assign=True)
     parts = [*body.named_parameters(), *body.named_buffers()]
     if missing := [name for name, part in parts if part.is_meta]:
         raise UntrainableModel(msg("the model has no weights for {name}", name=missing[0]))
-    trainable = {id(parameter) for layer in lora.values() for parameter in layer.parameters()}
+    trainable = {id(part) for layer in lora.values() for part in (layer.lora_a, layer.lora_b)}
     for parameter in body.parameters():
-        parameter.requires_grad_(id(parameter) in trainable)
+        if id(parameter) not in trainable:
+            parameter.requires_grad_(False)
     cap = getattr(config, "final_logit_softcapping", None) or None
     packs = set(getattr(config, "layer_types", None) or ()) <= _ATTENTION
+    ranks = ALONE if split is None else split.finish(body)
     model = TunableModel(
-        body.eval(), embedding, scale, head, lora, matrices, architecture, device, layer_embedding, cap, packs
+        body.eval(), embedding, scale, head, lora, matrices, architecture, device, layer_embedding, cap, packs, ranks
     )
     if device.is_cpu:  # smaller batches and tiles make up for the time
         model.checkpoint_mlps()
@@ -353,7 +385,14 @@ def _take_layer_embedding(body: nn.Module, reader: _Reader) -> LayerEmbedding | 
 
 
 def _insert_lora(
-    body: nn.Module, reader: _Reader, config: Any, architecture: str, rank: int, alpha: float, bits: Bits
+    body: nn.Module,
+    reader: _Reader,
+    config: Any,
+    architecture: str,
+    rank: int,
+    alpha: float,
+    bits: Bits,
+    split: LayerSplit | None,
 ) -> tuple[dict[str, LoraLinear], dict[str, GgufMatrix]]:
     """Replace every linear layer that llama.cpp can adapt with a LoRA layer, and read its matrix."""
     layers: dict[str, LoraLinear] = {}
@@ -367,12 +406,14 @@ def _insert_lora(
                 continue
             bias = reader.take(f"{name}.bias", torch.float32) if f"{name}.bias" in reader else None
             base.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-            weight = frozen(reader.take(f"{name}.weight", reader.device.dtype), bits)
-            layer = LoraLinear(base, weight, rank, alpha)
+            numbers, packing = frozen.packed(reader.take(f"{name}.weight", reader.device.dtype), bits)
+            layer = LoraLinear(base, numbers, rank, alpha, packing)
             parent, _, leaf = module.rpartition(".")
             setattr(block.get_submodule(parent), leaf, layer)
             layers[name] = layer
             matrices[name] = GgufMatrix(
                 gguf_name, folder_converter.row_order(name, base.out_features, config, architecture)
             )
+        if split is not None:
+            split.add(block, {part.weight for part in block.modules() if isinstance(part, LoraLinear)})
     return layers, matrices

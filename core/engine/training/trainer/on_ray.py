@@ -15,10 +15,11 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from core.engine import json_file
 from core.engine.event_log import read_state
+from core.engine.launcher_settings import Shard
 from core.engine.training import attempts
 from core.engine.training.job_folder import JobSpec, Journal, Status
 from core.engine.training.trainer import device, failure
@@ -41,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--cpus", type=int, default=1)
+    parser.add_argument("--shard", choices=get_args(Shard), default="auto")
     parser.add_argument("--gpu", action="store_true")
     options = parser.parse_args(arguments)
     try:
@@ -59,7 +61,7 @@ def _fit(options: argparse.Namespace) -> None:
     folder: Path = options.folder
     trainer = TorchTrainer(
         train_rank,
-        train_loop_config={"folder": str(folder), "cpus": options.cpus},
+        train_loop_config={"folder": str(folder), "cpus": options.cpus, "shard": options.shard},
         scaling_config=ScalingConfig(
             num_workers=options.workers, use_gpu=options.gpu, resources_per_worker=_resources(options)
         ),
@@ -83,7 +85,8 @@ def train_rank(config: Mapping[str, Any]) -> None:
     if ranks.rank == 0:
         os.close(os.open(folder / attempts.CLAIM, os.O_CREAT | os.O_EXCL))  # this attempt has not run before
     try:
-        train(replace(JobSpec.read(folder), threads=config["cpus"]), journal, _stop_request(folder), ranks)
+        spec = replace(JobSpec.read(folder), threads=config["cpus"])
+        train(spec, journal, _stop_request(folder), ranks, config["shard"])
     except Exception as exc:
         if not _is_lost_peer(exc):  # then the process that is gone knows the reason, or its node has failed
             if ranks.rank == 0:

@@ -71,10 +71,10 @@ def micro_batches(
 
 
 def batch_tensors(rows: Sequence[Row]) -> BatchTensors:
-    """The tensors of a micro-batch, on the CPU."""
-    length = _longest(rows)
-    ids = torch.zeros(len(rows), length, dtype=torch.int64)
-    places = torch.arange(length).repeat(len(rows), 1)
+    """The tensors of a micro-batch, on the CPU. Without texts, it has one row of padding and no label."""
+    length = _longest(rows) if rows else 1
+    ids = torch.zeros(max(1, len(rows)), length, dtype=torch.int64)
+    places = torch.arange(length).repeat(len(ids), 1)
     predicting: list[int] = []
     labels: list[int] = []
     owners: list[int] = []
@@ -91,9 +91,8 @@ def batch_tensors(rows: Sequence[Row]) -> BatchTensors:
             owners += [n_texts] * len(trained)
             start, n_texts = end, n_texts + 1
     several = any(len(row) > 1 for row in rows)
-    return BatchTensors(
-        ids, places if several else None, torch.tensor(predicting), torch.tensor(labels), torch.tensor(owners)
-    )
+    indices = (torch.tensor(part, dtype=torch.int64) for part in (predicting, labels, owners))
+    return BatchTensors(ids, places if several else None, *indices)
 
 
 def _filled(examples: Iterable[Example], row_tokens: int) -> list[Row]:

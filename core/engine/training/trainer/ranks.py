@@ -9,6 +9,7 @@ Rank 0 alone writes to the job folder, and decides when to stop.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple
 from typing import Any, Protocol, TypeVar, cast
@@ -25,6 +26,7 @@ class Ranks(Protocol):
     Attributes:
         rank: from 0.
         size: number of processes.
+        local_size: number of those on this machine.
     """
 
     @property
@@ -33,11 +35,17 @@ class Ranks(Protocol):
     @property
     def size(self) -> int: ...
 
+    @property
+    def local_size(self) -> int: ...
+
     def share(self, texts: Sequence[T], per_example: int) -> Sequence[T]:
         """This process's examples of a batch; an example's texts stay together."""
 
     def from_first(self, compute: Callable[[], T]) -> T:
         """What rank 0 computes; the others wait for it."""
+
+    def highest(self, value: int) -> int:
+        """The highest value of all processes."""
 
     def total(self, tally: T) -> T:
         """The sums of all processes; `tally` is a dataclass of numbers."""
@@ -49,7 +57,7 @@ class Ranks(Protocol):
 class Alone:
     """A job with one process."""
 
-    rank, size = 0, 1
+    rank, size, local_size = 0, 1, 1
 
     def share(self, texts: Sequence[T], per_example: int) -> Sequence[T]:
         """See `Ranks`."""
@@ -58,6 +66,10 @@ class Alone:
     def from_first(self, compute: Callable[[], T]) -> T:
         """See `Ranks`."""
         return compute()
+
+    def highest(self, value: int) -> int:
+        """See `Ranks`."""
+        return value
 
     def total(self, tally: T) -> T:
         """See `Ranks`."""
@@ -83,6 +95,9 @@ class ProcessGroup:
         self._distributed = distributed
         self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
         self._values = distributed.new_group(backend="gloo")
+        names: list[Any] = [None] * self.size
+        distributed.all_gather_object(names, socket.gethostname(), group=self._values)
+        self.local_size = names.count(names[self.rank])
 
     def share(self, texts: Sequence[T], per_example: int) -> Sequence[T]:
         """See `Ranks`."""
@@ -94,6 +109,12 @@ class ProcessGroup:
         box: list[Any] = [compute() if self.rank == 0 else None]
         self._distributed.broadcast_object_list(box, src=0, group=self._values)
         return cast("T", box[0])
+
+    def highest(self, value: int) -> int:
+        """See `Ranks`."""
+        found = torch.tensor(value)
+        self._distributed.all_reduce(found, self._distributed.ReduceOp.MAX, group=self._values)
+        return int(found)
 
     def total(self, tally: T) -> T:
         """See `Ranks`."""

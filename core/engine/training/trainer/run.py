@@ -11,15 +11,27 @@ from pathlib import Path
 from core.engine import training_options
 from core.engine.formats import gguf_file, hf_folder, tokens, weights
 from core.engine.job_rules import training_device
+from core.engine.launcher_settings import Shard
 from core.engine.training.job_folder import JobSpec, Journal
 from core.engine.training.trainer import device, memory, model, resume
 from core.engine.training.trainer.loop import Loop
 from core.engine.training.trainer.ranks import ALONE, Ranks
+from core.engine.training.trainer.sharding import LayerSplit
 from core.message import msg
 
 
-def train(spec: JobSpec, journal: Journal, stop_requested: Callable[[], bool], ranks: Ranks = ALONE) -> None:
+def train(
+    spec: JobSpec,
+    journal: Journal,
+    stop_requested: Callable[[], bool],
+    ranks: Ranks = ALONE,
+    shard: Shard = "never",
+) -> None:
     """Train one job from its saved position; return when it is complete or a stop was requested.
+
+    Args:
+        ranks: the job's processes.
+        shard: whether the base model's layers are split over them.
 
     Raises:
         Exception: the job failed; `trainer.failure` has words for it.
@@ -33,15 +45,15 @@ def train(spec: JobSpec, journal: Journal, stop_requested: Callable[[], bool], r
     dtype = spec.dtype if position.dtype == "auto" else position.dtype  # an interrupted job keeps its dtype
     on = training_device(os.environ)
     dtype = ranks.from_first(lambda: device.choose(dtype, spec.threads, journal.event, on).dtype_name)
-    chosen = device.choose(dtype, spec.threads, journal.event, on)
+    chosen = replace(device.choose(dtype, spec.threads, journal.event, on), processes=ranks.local_size)
     position = replace(position, dtype=dtype)
-    tunable = _load(folder, chosen, spec, journal)
+    tunable = _load(folder, chosen, spec, journal, ranks, shard)
     tunable.initialise(spec.seed)
     if spec.start_adapter:
         tunable.load(gguf_file.read_adapter(spec.start_adapter))
     train = tokens.load(spec.train)
     loop = Loop(spec, journal, tunable, train, tokens.load(spec.valid) if spec.valid else [], ranks)
-    if memory.plan_activations(tunable, train, loop.objective.texts_per_example):
+    if memory.plan_activations(tunable, train, loop.objective.texts_per_example, ranks):
         journal.event(msg("Memory is short: activations are computed twice instead of being kept. Training is slower."))
     if position.step:
         resume.load(journal.folder, position.step, loop.parameters, loop.optimizer)
@@ -83,9 +95,14 @@ def train(spec: JobSpec, journal: Journal, stop_requested: Callable[[], bool], r
     journal.state("succeeded", now=True, **loop.figures(position))
 
 
-def _load(folder: Path, chosen: device.Device, spec: JobSpec, journal: Journal) -> model.TunableModel:
-    """The base model on the device, in fewer bits if it does not fit otherwise."""
-    bits = memory.frozen_bits(hf_folder.read_tensors(folder), chosen)
-    if bits < 16:
-        journal.event(msg("Memory is short: the base model's weights are kept in {bits} bits.", bits=bits))
-    return model.load(folder, chosen, spec.lora_rank, spec.lora_alpha, bits)
+def _load(
+    folder: Path, chosen: device.Device, spec: JobSpec, journal: Journal, ranks: Ranks, shard: Shard
+) -> model.TunableModel:
+    """The base model on the device, split over the processes or in fewer bits if it does not fit otherwise."""
+    plan = memory.plan_weights(hf_folder.read_tensors(folder), chosen, spec.lora_rank, ranks, shard)
+    if plan.split:
+        journal.event(msg("The base model's layers are split over {count} processes.", count=ranks.size))
+    if plan.bits < 16:
+        journal.event(msg("Memory is short: the base model's weights are kept in {bits} bits.", bits=plan.bits))
+    split = LayerSplit(ranks, chosen.place) if plan.split else None
+    return model.load(folder, chosen, spec.lora_rank, spec.lora_alpha, plan.bits, split)
