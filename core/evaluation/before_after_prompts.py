@@ -32,7 +32,7 @@ from core.pricing import tokens
 from core.pricing.price_book import PriceBook, cost_of
 from core.sanitize import storable
 
-Source = Literal["held_out", "grid", "preset", "none"]
+Source = Literal["held_out", "grid", "preset", "tools", "none"]
 
 PROMPTS = 3  # enough to compare, few enough to read
 _CANDIDATES = 60  # rows or cells to consider; some may have been in the training data
@@ -62,7 +62,8 @@ class PromptChoice:
 
     Attributes:
         source: source of the first prompts: `held_out` rows, unused cells of the `grid`, values of a `preset`. Missing
-            prompts come from the next source. `none`: all possible prompts were used in training.
+            prompts come from the next source. If there are no prompts: `tools` if only rows with tools are held out,
+            whose answers have no text to show, otherwise `none`: all possible prompts were used in training.
         max_tokens: maximum tokens per answer, estimated from training texts.
         kind: `label` or `text`, as for an evaluation.
     """
@@ -101,6 +102,8 @@ def choose_prompts(store: Store, job: JobView, on_example: Callable[[], None] = 
                 chosen.append(item)
                 unseen.discard(item.prompt.strip())  # no duplicates
                 first_source = source if first_source == "none" else first_source
+    if any(source == "tools" for source, _prompts in sources):
+        first_source = "tools"
     return PromptChoice(first_source, tuple(chosen), max_tokens, kind)
 
 
@@ -110,9 +113,10 @@ def _sources(store: Store, dataset_id: str, version_id: str | None) -> Iterator[
     with store.reading() as session:
         dataset = session.get_one(Dataset, dataset_id)
     if conversation_rows.holds(dataset.columns):
-        rows = (conversation_rows.to_ask(row.prompt, row.expected) for row in held_out)
+        rows = [conversation_rows.to_ask(row.prompt, row.expected) for row in held_out]
         # a streamed call of a tool has no text to show
-        yield "held_out", [UnseenPrompt(*row) for row in rows if not conversation_rows.asked(row[0]).tools]
+        without_tools = [UnseenPrompt(*row) for row in rows if not conversation_rows.asked(row[0]).tools]
+        yield "held_out" if without_tools or not rows else "tools", without_tools
         return
     yield "held_out", [UnseenPrompt(row.prompt, row.expected) for row in held_out]
     yield "grid", (UnseenPrompt(dataset_rows.prompt_of(dataset, cell)) for cell in _cells(store, dataset))

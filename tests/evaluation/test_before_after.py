@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import select
 
 from core.actor import LOCAL
-from core.datasets import datasets, export, versions
+from core.datasets import conversation_rows, datasets, export, versions
 from core.db.store import Store
 from core.db.tables import BeforeAfter, BeforeAfterAnswer, Row, Spend, Story, TrainingJob, utcnow
 from core.db.tables.story import COMPARISON
@@ -31,6 +31,7 @@ from core.stories import library
 from tests.support.fakes import NO_MODEL, FakeClient, FakeRegistry, FakeStream, remote_job
 from tests.support.waiting import InstantStopSignal
 
+_TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
 _TUNED = "ft:gemma-3-270m:fabula:tour:AbC123"
 
 
@@ -143,6 +144,26 @@ def test_validation_rows_of_the_version_that_was_trained_on(store: Store, client
     choice = before_after_prompts.choose_prompts(store, job)
     assert choice.source == "held_out" and len(choice.prompts) == 3
     assert {one.prompt for one in choice.prompts} <= validation_prompts
+
+
+@pytest.mark.parametrize(
+    ("prompts", "source", "chosen"), [(["t", "t"], "tools", 0), (["t", ""], "held_out", 1), ([], "none", 0)]
+)
+def test_held_out_conversations_with_tools_are_not_asked_and_said_so(
+    store: Store, client: FakeClient, prompts: list[str], source: str, chosen: int
+) -> None:
+    def row(n: int, tools: str) -> tuple[str, str]:
+        record = {"messages": [{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": "a"}]}
+        return conversation_rows.split(record | ({"tools": [_TOOL]} if tools else {}))
+
+    rows = [row(n, tools) for n, tools in enumerate([*prompts, "t", "t"])]
+    columns = [conversation_rows.COLUMN]
+    dataset_id = datasets.from_frame(
+        store, LOCAL, "rows", pd.DataFrame(rows, columns=[*columns, "text"]), columns, "text", "upload"
+    )
+    _keep(store, dataset_id, "held_out", *range(len(prompts)))
+    choice = before_after_prompts.choose_prompts(store, _trained(store, client, dataset_id))
+    assert (choice.source, len(choice.prompts)) == (source, chosen)
 
 
 @pytest.mark.parametrize(

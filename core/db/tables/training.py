@@ -171,7 +171,9 @@ class BeforeAfter(Base):
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("training_jobs.id"), unique=True)
     state: Mapped[str] = mapped_column(String(20), index=True, default="queued")
-    source: Mapped[str | None] = mapped_column(String(20))  # held_out | grid | preset | none; None if not chosen yet
+    source: Mapped[str | None] = mapped_column(
+        String(20)
+    )  # held_out | grid | preset | tools | none; None if not chosen yet
     settings: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # request settings for both models
     reason: Mapped[str | None] = mapped_column(MessageText)  # why it failed, or what it is waiting for
     created_at: Mapped[datetime] = mapped_column(default=utcnow)

@@ -21,6 +21,10 @@ _SOURCES = {
         "All rows were used for training, so these are combinations of values that are not in the training data."
     ),
     "preset": mark("All rows were used for training, so these prompts have values that are not in the training data."),
+    "tools": mark(
+        "All held-out rows have tools, and calls of tools can't be shown here: an evaluation compares them. Type your "
+        "own prompt."
+    ),
     "none": mark("The training data contains every prompt of this data set. Type your own prompt."),
 }
 _ENDINGS = {
