@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,15 +122,20 @@ def test_a_worker_says_so_waits_and_buys_nothing(tmp_path: Path, provider: Fault
         assert provider.requests == []
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users may enter, unlike `tmp_path`, whose parent pytest closes at the start of every run."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 def test_a_user_without_rights_is_told_and_the_run_goes_on_once_they_are_given(
-    tmp_path: Path, provider: FaultServer
+    open_folder: Path, provider: FaultServer
 ) -> None:
     if os.getuid() != 0:
         pytest.skip("Another user cannot be taken on: the tests do not run as root.")
-    for folder in (tmp_path, *tmp_path.parents[:-1]):
-        if not folder.stat().st_mode & 0o001:
-            folder.chmod(folder.stat().st_mode | 0o011)
-    home = tmp_path / "home"
+    home = open_folder / "home"
     settings = _settings(home)
     store = Store.open(settings)
     run_id = start_run(store)
@@ -137,7 +143,7 @@ def test_a_user_without_rights_is_told_and_the_run_goes_on_once_they_are_given(
     home.chmod(0o755)
     for file in home.iterdir():
         file.chmod(0o644)
-    log = tmp_path / "nobody.log"
+    log = open_folder / "nobody.log"
     environ = {"FABULA_HOME": str(home), "OPENAI_API_KEY": "sk-x", "OPENAI_BASE_URL": provider.url}
     command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-m", "core.jobs.worker"]
     _system(*command[:4], sys.executable, "-c", "import core.jobs.worker")
