@@ -1,14 +1,12 @@
-"""Small files in an S3 bucket, through fsspec. The package `s3fs` (requirements-s3.txt) is only needed for this.
+"""Small files in an S3 bucket (`core.s3_client`).
 
-Credentials and the server's address come from the usual variables (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL_S3`, …) or
-from the host's role. What was read is kept for `FRESH_S`; then it is read again in the background, so that a run that
-asks for a price waits for no network. If the bucket cannot be reached, what was read last stays in use.
+What was read is kept for `FRESH_S`; then it is read again in the background, so that a run that asks for a price waits
+for no network. If the bucket cannot be reached, what was read last stays in use.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +16,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-from core import logs
+from core import s3_client
 from core.errors import StorageFull
 from core.file_storage import StoredFile, checked_name
 from core.message import msg
@@ -26,11 +24,8 @@ from core.message import msg
 FRESH_S = 10.0
 """How soon the other hosts notice a change."""
 _OLD_S = 60.0  # what was last asked about longer ago is asked about again before it is used
-_CONNECT_S, _READ_S, _TRIES = 3, 10, 2
+_READ_S, _TRIES = 10, 2
 _MODIFIED = "fabula-modified"  # metadata of an object: when its content was made; a copy keeps it
-_FULL = frozenset({"QuotaExceeded", "XMinioStorageFull", "XMinioStorageQuotaExceeded", "507", "InsufficientCapacity"})
-_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound")
-
 _log = logging.getLogger("fabula.files")
 
 
@@ -56,8 +51,6 @@ class BucketStorage:
         self._known: dict[str, _Known] = {}
         self._asking: set[str] = set()
         self._lock = threading.Lock()
-        for variable in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
-            logs.register_secret(os.environ.get(variable, ""))
 
     def find(self, name: str) -> StoredFile | None:
         """The file as of at most `FRESH_S` ago, or None. Asks the bucket only if that is needed."""
@@ -92,20 +85,7 @@ class BucketStorage:
 
     @cached_property
     def _client(self) -> Any:
-        import fsspec  # here, because s3fs and botocore take most of a second
-
-        client = fsspec.filesystem(
-            "s3",
-            skip_instance_cache=True,
-            use_listings_cache=False,
-            config_kwargs={
-                "connect_timeout": _CONNECT_S,
-                "read_timeout": _READ_S,
-                "retries": {"mode": "standard", "total_max_attempts": _TRIES},
-            },
-        )
-        client.retries = _TRIES
-        return client
+        return s3_client.connect(_READ_S, _TRIES)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{checked_name(name)}"
@@ -155,7 +135,7 @@ class BucketStorage:
                 made = self._client.metadata(path).get(_MODIFIED)
                 data: bytes = self._client.cat_file(path, max_concurrency=1)
             except FileNotFoundError as exc:
-                if _code(exc) == "NoSuchBucket":
+                if s3_client.fault(exc) == "no_bucket":
                     raise
                 return None
         return StoredFile(self.place, name, version, _moment(made, about["LastModified"]), lambda: data)
@@ -169,13 +149,13 @@ class BucketStorage:
             raise self._fault(exc) from exc
 
     def _fault(self, error: Exception) -> StorageFull:
-        code, kind = _code(error), type(error).__name__
-        if code == "NoSuchBucket":
+        code, kind, fault = s3_client.code(error), type(error).__name__, s3_client.fault(error)
+        if fault == "no_bucket":
             return StorageFull(
                 msg("The bucket {bucket} does not exist.", bucket=self._bucket),
                 msg("Nothing is lost. Create it, or correct `FABULA_FILES_URL` and restart Fabula."),
             )
-        if kind in _NO_CREDENTIALS:
+        if fault == "no_credentials":
             return StorageFull(
                 msg("There are no credentials for {place}.", place=self.place),
                 msg(
@@ -183,7 +163,7 @@ class BucketStorage:
                     "then restart Fabula."
                 ),
             )
-        if isinstance(error, PermissionError):
+        if fault == "denied":
             return StorageFull(
                 msg("Access to {place} was refused ({code}).", place=self.place, code=code or kind),
                 msg(
@@ -191,7 +171,7 @@ class BucketStorage:
                     "`s3:PutObject` and `s3:DeleteObject`."
                 ),
             )
-        if code in _FULL:
+        if fault == "full":
             return StorageFull(
                 msg("{place} is full ({code}).", place=self.place, code=code),
                 msg("The earlier version is unchanged. Free some space, then save again."),
@@ -200,12 +180,6 @@ class BucketStorage:
             msg("{place} can't be reached ({reason}).", place=self.place, reason=code or kind),
             msg("Nothing is lost. Check the network and `AWS_ENDPOINT_URL_S3`, then try again."),
         )
-
-
-def _code(error: BaseException) -> str:
-    """The server's error code; "" if no server answered."""
-    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
-    return str(response["Error"].get("Code", "")) if isinstance(response, dict) and "Error" in response else ""
 
 
 def _moment(made: str | None, stored: datetime) -> datetime:

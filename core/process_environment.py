@@ -23,6 +23,7 @@ _HUB_NAMES = frozenset(
     ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"]
 )
 _HUB_PREFIXES = ("HF_", "HUGGING_FACE_HUB_", "MODELSCOPE_")
+_BUCKET_PREFIX = "AWS_"
 _SECRET = re.compile(r"(KEY|KEYS|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|AUTH|_URL)$", re.IGNORECASE)
 
 
@@ -40,3 +41,10 @@ def hub_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value for name, value in environ.items() if name.upper() in _HUB_NAMES or name.startswith(_HUB_PREFIXES)
     }
+
+
+def storage_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables that the engine needs for a bucket that it shares with a cluster, with the keys."""
+    if not environ.get("FABULA_RAY_STORAGE", "").strip().startswith("s3://"):
+        return {}
+    return {name: value for name, value in environ.items() if name.startswith(_BUCKET_PREFIX)}

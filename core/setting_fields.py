@@ -51,6 +51,10 @@ def _database(value: str) -> str:
     return value
 
 
+def _ray_storage(value: str) -> str:
+    return _files(value.strip()) if launcher_settings.is_bucket(value) else value
+
+
 def _files(value: str) -> str:
     if value.startswith("s3://"):
         if not _BUCKET.fullmatch(value.rstrip("/")):
@@ -198,6 +202,7 @@ Priority = Annotated[job_rules.TrainerPriority, BeforeValidator(_lower)]
 Device = Annotated[job_rules.TrainingDevice, BeforeValidator(_lower)]
 Port = Annotated[int, _whole_number(1, 65_535)]
 Processes = Annotated[int, _whole_number(1, launcher_settings.MOST)]
+RayStorage = Annotated[str, AfterValidator(_ray_storage)]
 Serve = Annotated[str, AfterValidator(_serve)]
 Sharding = Annotated[launcher_settings.Shard, BeforeValidator(_lower)]
 Switch = Annotated[bool, BeforeValidator(_lower)]
@@ -243,7 +248,7 @@ class SettingFields(BaseSettings):
         job_rules.TRAINING_DEVICE_SETTING, "`auto`, `cpu`, `cuda` or `mps`", job_rules.TRAINING_DEVICE
     )
     launcher: Launcher = _setting(launcher_settings.LAUNCHER, "`local` or address", launcher_settings.LOCAL)
-    ray_storage: Path | None = _setting(launcher_settings.STORAGE, "path")
+    ray_storage: RayStorage | None = _setting(launcher_settings.STORAGE, "folder or `s3://…`")
     ray_workers: Processes = _setting(launcher_settings.WORKERS, "number", 1)
     ray_cpus: Processes = _setting(launcher_settings.CPUS, "number", 1)
     ray_shard: Sharding = _setting(launcher_settings.SHARD, "`auto`, `always` or `never`", "auto")

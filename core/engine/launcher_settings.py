@@ -6,6 +6,8 @@ The engine and the studio's list of settings read them.
 from __future__ import annotations
 
 import importlib.util
+import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal, get_args
@@ -15,7 +17,7 @@ LAUNCHER: Final = "FABULA_LAUNCHER"
 """Environment variable: where trainers run: `local`, or the address of a Ray cluster."""
 LOCAL: Final = "local"
 STORAGE: Final = "FABULA_RAY_STORAGE"
-"""Environment variable: the folder that the engine and every node of the cluster share."""
+"""Environment variable: the folder, or `s3://…`, that the engine and every node of the cluster share."""
 WORKERS: Final = "FABULA_RAY_WORKERS"
 """Environment variable: processes (and GPUs, if the cluster has any) that train one job together."""
 CPUS: Final = "FABULA_RAY_CPUS"
@@ -28,12 +30,18 @@ MOST: Final = 4096
 """The highest number for WORKERS and CPUS."""
 DASHBOARD_PORT: Final = 8265
 """The port of Ray's dashboard and Jobs API, unless the address has one."""
+_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _CLIENT_PORT = 10001  # of Ray Client, which has no Jobs API
 
 
 def is_local(environ: Mapping[str, str]) -> bool:
     """Whether trainers run on this machine."""
     return dashboard_address(environ.get(LAUNCHER, "")) is None
+
+
+def is_bucket(storage: str) -> bool:
+    """Whether STORAGE is a bucket, and not a folder."""
+    return storage.strip().startswith("s3://")
 
 
 def ray_is_installed() -> bool:
@@ -75,12 +83,15 @@ def check(environ: Mapping[str, str]) -> None:
     if is_local(environ):
         return
     storage = environ.get(STORAGE, "").strip()
-    if "://" in storage:
-        raise ValueError(f"{STORAGE}: {storage!r} is not a folder. Object storage is not supported; mount a folder.")
-    if not Path(storage).is_absolute() or not Path(storage).is_dir():
+    if is_bucket(storage):
+        if not _BUCKET.fullmatch(storage.rstrip("/")):
+            raise ValueError(f"{STORAGE} must be s3://bucket or s3://bucket/folder, without a key or a query")
+        if importlib.util.find_spec("s3fs") is None:
+            raise ValueError(f"{STORAGE}: S3 needs a package: {sys.executable} -m pip install -r requirements-s3.txt")
+    elif not Path(storage).is_absolute() or not Path(storage).is_dir():
         raise ValueError(
             f"{STORAGE}: {storage!r} is not an existing folder. {LAUNCHER} needs the absolute path of a folder that "
-            "this machine and every node of the cluster share."
+            "this machine and every node of the cluster share, or the address of a bucket, such as s3://bucket/folder."
         )
     for setting in (WORKERS, CPUS):
         count(environ, setting)

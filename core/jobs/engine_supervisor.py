@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from core import file_permissions, processes
 from core.errors import FabulaError
 from core.message import listed, msg
-from core.process_environment import engine_environment, hub_environment
+from core.process_environment import engine_environment, hub_environment, storage_environment
 from core.providers import engine_endpoint
 from core.providers.connection import tls_context
 from core.providers.engine_endpoint import Endpoint, EngineNote
@@ -175,6 +175,7 @@ class EngineProcess:
         env = (
             engine_environment(os.environ)
             | hub_environment(os.environ)
+            | storage_environment(os.environ)
             | {
                 "FABULA_ENGINE_TOKEN": self._token(),
                 "PYTHONPATH": os.pathsep.join(paths),

@@ -22,13 +22,14 @@ from safetensors.torch import save_file  # noqa: E402
 from core.engine import launcher_settings  # noqa: E402
 from core.engine.event_log import read_state  # noqa: E402
 from core.engine.formats import gguf_file, tokens, weights  # noqa: E402
-from core.engine.training import attempts, launchers  # noqa: E402
-from core.engine.training.attempts import Attempt, SharedJob, extend, is_newest, saved_step  # noqa: E402
+from core.engine.training import launchers, shared_storage  # noqa: E402
+from core.engine.training.attempts import Attempt, SharedJob, is_newest  # noqa: E402
 from core.engine.training.job_context import JobFailed  # noqa: E402
 from core.engine.training.job_folder import Journal, read_lines  # noqa: E402
 from core.engine.training.launcher import LauncherUnavailable  # noqa: E402
 from core.engine.training.ray_cluster import Capacity, ClusterJob  # noqa: E402
 from core.engine.training.ray_launcher import RayLauncher, RayTrainer  # noqa: E402
+from core.engine.training.shared_storage import SharedFolder  # noqa: E402
 from core.message import msg  # noqa: E402
 from tests.support.engine_process import ROOT  # noqa: E402
 from tests.support.tiny_gemma import write_tiny_gemma  # noqa: E402
@@ -45,7 +46,9 @@ from tests.support.waiting import WAIT_LIMIT_S  # noqa: E402
         ({"FABULA_LAUNCHER": "ray://head:10001"}, "Ray Client's"),
         ({"FABULA_RAY_STORAGE": ""}, "FABULA_RAY_STORAGE: '' is not an existing folder"),
         ({"FABULA_RAY_STORAGE": "shared"}, "FABULA_RAY_STORAGE: 'shared'"),
-        ({"FABULA_RAY_STORAGE": "s3://bucket/x"}, "Object storage is not supported"),
+        ({"FABULA_RAY_STORAGE": "s3://"}, "must be s3://bucket or"),
+        ({"FABULA_RAY_STORAGE": "s3://key:secret@bucket"}, "must be s3://bucket or"),
+        ({"FABULA_RAY_STORAGE": "gs://bucket/x"}, "'gs://bucket/x' is not an existing folder"),
         ({"FABULA_RAY_WORKERS": "0"}, "FABULA_RAY_WORKERS: '0'"),
         ({"FABULA_RAY_CPUS": "two"}, "FABULA_RAY_CPUS: 'two'"),
         ({"FABULA_RAY_SHARD": "yes"}, "FABULA_RAY_SHARD: 'yes' is none of auto, always, never"),
@@ -100,7 +103,12 @@ def _shared(tmp_path: Path) -> SharedJob:
     spec |= {"base_gguf": str(home / "base.gguf"), "weights_dir": str(tmp_path / "home/models/base-123"), "seed": 7}
     (home / "job.json").write_text(json.dumps(spec))
     (tmp_path / "shared").mkdir()
-    return SharedJob(tmp_path / "shared", home)
+    return SharedJob(SharedFolder(tmp_path / "shared"), home)
+
+
+def _folder(job: SharedJob, number: int) -> Path:
+    """The folder of an attempt, on a shared folder."""
+    return Path(job.location(number))
 
 
 def _train(folder: Path, first: int, last: int, saved: int | None = None) -> None:
@@ -123,7 +131,7 @@ def test_an_attempt_has_the_jobs_data_on_the_shared_storage(tmp_path: Path) -> N
     assert job.current() is None
     attempt = job.prepare()
     assert (attempt, job.current()) == (Attempt(1), Attempt(1))
-    spec = json.loads((job.folder(1) / "job.json").read_text())
+    spec = json.loads((_folder(job, 1) / "job.json").read_text())
     assert spec["seed"] == 7 and spec["valid"] is None
     for name in ("train", "base_gguf", "weights_dir"):
         assert Path(spec[name]).is_relative_to(tmp_path / "shared")
@@ -134,20 +142,20 @@ def test_an_attempt_has_the_jobs_data_on_the_shared_storage(tmp_path: Path) -> N
 def test_the_next_attempt_continues_and_what_the_older_one_writes_never_counts(tmp_path: Path) -> None:
     job = _shared(tmp_path)
     job.prepare()
-    _train(job.folder(1), 1, 5, saved=3)
+    _train(_folder(job, 1), 1, 5, saved=3)
     job.collect(1)
     assert [step for step, _ in _curve(job.home)] == [1, 2, 3, 4, 5]
-    assert is_newest(job.folder(1))
+    assert is_newest(job.storage, job.folder(1))
 
     job.prepare()
-    assert (job.current(), saved_step(job.folder(2))) == (Attempt(2), 3)
+    assert (job.current(), job.saved_step(2)) == (Attempt(2), 3)
     assert [step for step, _ in _curve(job.home)] == [1, 2, 3]
-    assert (is_newest(job.folder(1)), is_newest(job.folder(2))) == (False, True)
-    _train(job.folder(1), 6, 9, saved=9)  # its node can be reached again
-    _train(job.folder(2), 4, 6)
+    assert (is_newest(job.storage, job.folder(1)), is_newest(job.storage, job.folder(2))) == (False, True)
+    _train(_folder(job, 1), 6, 9, saved=9)  # its node can be reached again
+    _train(_folder(job, 2), 4, 6)
     job.collect(2)
     assert _curve(job.home) == [(1, 1.001), (2, 2.001), (3, 3.001), (4, 4.004), (5, 5.004), (6, 6.004)]
-    assert saved_step(job.folder(2)) == 3
+    assert job.saved_step(2) == 3
     messages = [row["message"] for row in read_lines(job.home / "events.jsonl")]
     assert messages == [*(f"1: {step}" for step in range(1, 6)), *(f"2: {step}" for step in range(4, 7))]
 
@@ -156,8 +164,8 @@ def test_a_job_that_was_interrupted_on_this_machine_continues_on_the_cluster(tmp
     job = _shared(tmp_path)
     _train(job.home, 1, 5, saved=3)
     job.prepare()
-    assert saved_step(job.folder(1)) == 3
-    assert [step for step, _ in _curve(job.home)] == [1, 2, 3] == [step for step, _ in _curve(job.folder(1))]
+    assert job.saved_step(1) == 3
+    assert [step for step, _ in _curve(job.home)] == [1, 2, 3] == [step for step, _ in _curve(_folder(job, 1))]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +184,7 @@ def test_only_whole_lines_are_copied(tmp_path: Path, known: str | None, there: s
     source.write_text(there)
     if known is not None:
         target.write_text(known)
-    extend(source, target)
+    SharedFolder(tmp_path).extend("source", target)
     assert (target.read_text() if target.exists() else None) == expected
 
 
@@ -232,7 +240,7 @@ def _look(trainer: RayTrainer) -> int | None:
 
 def test_an_engine_that_was_killed_starts_each_attempt_once(tmp_path: Path, cluster: _Cluster) -> None:
     job = _shared(tmp_path)
-    starter = RayLauncher(cluster, tmp_path / "shared", workers=2, cpus=3, shard="always")
+    starter = RayLauncher(cluster, SharedFolder(tmp_path / "shared"), workers=2, cpus=3, shard="always")
     cluster.gone = True
     with pytest.raises(LauncherUnavailable):
         starter.launch(job.home)
@@ -262,11 +270,11 @@ def test_an_engine_that_was_killed_starts_each_attempt_once(tmp_path: Path, clus
 def test_an_attempt_that_has_ended_is_followed_by_another(
     tmp_path: Path, cluster: _Cluster, end: ClusterJob | None, state: Any, code: int | None, next_attempt: int
 ) -> None:
-    job, starter = _shared(tmp_path), RayLauncher(cluster, tmp_path / "shared")
+    job, starter = _shared(tmp_path), RayLauncher(cluster, SharedFolder(tmp_path / "shared"))
     trainer = starter.launch(job.home)
     if state:
-        (job.folder(1) / "final.gguf").write_bytes(b"an adapter")
-        Journal(job.folder(1)).state(state, now=True)
+        (_folder(job, 1) / "final.gguf").write_bytes(b"an adapter")
+        Journal(_folder(job, 1)).state(state, now=True)
     cluster.jobs = {} if end is None else {"ftjob-1-1": end}
     assert _look(trainer) == code
     trainer.collect()
@@ -276,22 +284,22 @@ def test_an_attempt_that_has_ended_is_followed_by_another(
 
 def test_the_cluster_says_why_an_attempt_ended_unless_its_own_log_does(tmp_path: Path, cluster: _Cluster) -> None:
     job = _shared(tmp_path)
-    trainer = RayLauncher(cluster, tmp_path / "shared").launch(job.home)
+    trainer = RayLauncher(cluster, SharedFolder(tmp_path / "shared")).launch(job.home)
     log = "Job entrypoint command failed with exit code -9, last available logs (truncated to 20,000 chars):\nINFO"
     cluster.jobs = {"ftjob-1-1": ClusterJob(True, False, log)}
     assert _look(trainer) == 1
     assert trainer.last_log_line() == "Job entrypoint command failed with exit code -9"
-    (job.folder(1) / "trainer.log").write_text("The actor is dead.\n\n")
+    (_folder(job, 1) / "trainer.log").write_text("The actor is dead.\n\n")
     assert trainer.last_log_line() == "The actor is dead."
 
 
 def test_while_the_cluster_does_not_answer_the_attempt_counts_as_running(tmp_path: Path, cluster: _Cluster) -> None:
     job = _shared(tmp_path)
-    trainer = RayLauncher(cluster, tmp_path / "shared").launch(job.home)
+    trainer = RayLauncher(cluster, SharedFolder(tmp_path / "shared")).launch(job.home)
     cluster.gone = True
     assert _look(trainer) is None
     assert "does not answer" in str(trainer.trouble)
-    _train(job.folder(1), 1, 2)
+    _train(_folder(job, 1), 1, 2)
     trainer.collect()
     assert [step for step, _ in _curve(job.home)] == [1, 2]
     cluster.gone = False
@@ -306,23 +314,23 @@ def test_a_job_that_the_cluster_refuses_fails_with_its_words(tmp_path: Path, clu
     job = _shared(tmp_path)
     cluster.refuses = "no such runtime environment"
     with pytest.raises(JobFailed, match="no such runtime environment"):
-        RayLauncher(cluster, tmp_path / "shared").launch(job.home)
+        RayLauncher(cluster, SharedFolder(tmp_path / "shared")).launch(job.home)
 
 
 def test_storage_that_cannot_be_written_is_named_and_costs_nothing(tmp_path: Path, cluster: _Cluster) -> None:
     job = _shared(tmp_path)
-    starter = RayLauncher(cluster, tmp_path / "shared")
+    starter = RayLauncher(cluster, SharedFolder(tmp_path / "shared"))
     starter.launch(job.home).close()
     cluster.jobs = {"ftjob-1-1": ClusterJob(True, False, "killed")}
-    _train(job.folder(1), 1, 4, saved=4)
-    (job.folder(2)).write_text("in the way")
+    _train(_folder(job, 1), 1, 4, saved=4)
+    (_folder(job, 2)).write_text("in the way")
     with pytest.raises(JobFailed) as caught:
         starter.launch(job.home)
     assert caught.value.code == "insufficient_storage" and str(tmp_path / "shared") in caught.value.message
     assert job.current() == Attempt(1, submitted=True)
-    (job.folder(2)).unlink()
+    (_folder(job, 2)).unlink()
     assert starter.launch(job.home).number == 2
-    assert saved_step(job.folder(2)) == 4
+    assert job.saved_step(2) == 4
 
 
 @pytest.mark.parametrize(
@@ -339,7 +347,7 @@ def test_as_many_jobs_run_at_once_as_fit(
     tmp_path: Path, cluster: _Cluster, size: Capacity, workers: int, cpus: int, jobs: int
 ) -> None:
     cluster.size = size
-    starter = RayLauncher(cluster, tmp_path, workers, cpus)
+    starter = RayLauncher(cluster, SharedFolder(tmp_path), workers, cpus)
     running = 0
     while starter.has_room(running):
         running += 1
@@ -349,7 +357,7 @@ def test_as_many_jobs_run_at_once_as_fit(
 def test_a_job_that_is_larger_than_the_cluster_says_so(tmp_path: Path, cluster: _Cluster) -> None:
     job = _shared(tmp_path)
     cluster.size = Capacity(2, 1)
-    trainer = RayLauncher(cluster, tmp_path / "shared", workers=4).launch(job.home)
+    trainer = RayLauncher(cluster, SharedFolder(tmp_path / "shared"), workers=4).launch(job.home)
     assert "needs 4 GPUs and the Ray cluster has 1" in str(trainer.trouble)
     assert cluster.commands[0][-1] == "--gpu"
 
@@ -368,18 +376,18 @@ def test_two_jobs_that_copy_their_base_at_once_share_one_whole_copy(
     def overtaken(source: Path, there: Path) -> Any:
         copytree(source, there)
         monkeypatch.setattr(shutil, "copytree", copytree)
-        assert attempts._copy(base, target) == target  # the other job
+        assert shared_storage._copy(base, target) is None  # the other job
 
     monkeypatch.setattr(shutil, "copytree", overtaken)
-    assert attempts._copy(base, target) == target
+    assert shared_storage._copy(base, target) is None
     assert [path.name for path in target.parent.iterdir()] == ["base"]
     assert (target / "model.safetensors").read_bytes() == b"weights"
 
 
 def test_storage_that_is_not_mounted_does_not_cost_the_progress(tmp_path: Path, cluster: _Cluster) -> None:
-    job, starter = _shared(tmp_path), RayLauncher(cluster, tmp_path / "shared")
+    job, starter = _shared(tmp_path), RayLauncher(cluster, SharedFolder(tmp_path / "shared"))
     trainer = starter.launch(job.home)
-    _train(job.folder(1), 1, 4, saved=4)
+    _train(_folder(job, 1), 1, 4, saved=4)
     trainer.collect()
     cluster.jobs = {}
     (tmp_path / "shared").rename(tmp_path / "elsewhere")
@@ -392,14 +400,14 @@ def test_storage_that_is_not_mounted_does_not_cost_the_progress(tmp_path: Path, 
     (tmp_path / "shared").rmdir()
     (tmp_path / "elsewhere").rename(tmp_path / "shared")
     assert starter.launch(job.home).number == 2
-    assert saved_step(job.folder(2)) == 4
+    assert job.saved_step(2) == 4
 
 
 def test_the_end_of_an_older_attempt_is_not_that_of_the_next_one(tmp_path: Path) -> None:
     job = _shared(tmp_path)
     job.prepare()
-    _train(job.folder(1), 1, 2)
-    Journal(job.folder(1)).state("failed", now=True, error="Out of memory.")
+    _train(_folder(job, 1), 1, 2)
+    Journal(_folder(job, 1)).state("failed", now=True, error="Out of memory.")
     job.prepare()
     assert [step for step, _ in _curve(job.home)] == []
     assert read_state(job.home) == {}
@@ -407,8 +415,8 @@ def test_the_end_of_an_older_attempt_is_not_that_of_the_next_one(tmp_path: Path)
 
 def test_storage_that_cannot_be_read_for_a_moment_does_not_fail_the_job(tmp_path: Path, cluster: _Cluster) -> None:
     job = _shared(tmp_path)
-    trainer = RayLauncher(cluster, tmp_path / "shared").launch(job.home)
-    state = job.folder(1) / "state.json"
+    trainer = RayLauncher(cluster, SharedFolder(tmp_path / "shared")).launch(job.home)
+    state = _folder(job, 1) / "state.json"
     state.mkdir()  # an OSError for everyone, also for root
     assert _look(trainer) is None
     assert str(tmp_path / "shared") in str(trainer.trouble)
@@ -419,19 +427,19 @@ def test_storage_that_cannot_be_read_for_a_moment_does_not_fail_the_job(tmp_path
 @pytest.mark.parametrize("gone", [False, True])
 def test_an_attempt_that_was_not_stopped_is_asked_to_stop(tmp_path: Path, cluster: _Cluster, gone: bool) -> None:
     """The engine was killed between a pause and its message to the trainer."""
-    job, starter = _shared(tmp_path), RayLauncher(cluster, tmp_path / "shared")
+    job, starter = _shared(tmp_path), RayLauncher(cluster, SharedFolder(tmp_path / "shared"))
     starter.abandon(job.home)  # there is none yet
     starter.launch(job.home)
     cluster.gone = gone
     starter.abandon(job.home)
-    assert (job.folder(1) / "stop").exists()
+    assert (_folder(job, 1) / "stop").exists()
 
 
 @pytest.mark.parametrize("engine_was_killed", [False, True])
 def test_a_job_that_was_cancelled_while_the_cluster_did_not_answer_is_stopped_later(
     tmp_path: Path, cluster: _Cluster, engine_was_killed: bool
 ) -> None:
-    job, starter = _shared(tmp_path), RayLauncher(cluster, tmp_path / "shared")
+    job, starter = _shared(tmp_path), RayLauncher(cluster, SharedFolder(tmp_path / "shared"))
     trainer = starter.launch(job.home)
     cluster.gone = True
     if not engine_was_killed:
@@ -443,14 +451,14 @@ def test_a_job_that_was_cancelled_while_the_cluster_did_not_answer_is_stopped_la
     starter.end_left_over(job.home)  # the cluster is not asked again at once
     assert not cluster.jobs["ftjob-1-1"].has_ended
     cluster.gone = False
-    RayLauncher(cluster, tmp_path / "shared").end_left_over(job.home)
+    RayLauncher(cluster, SharedFolder(tmp_path / "shared")).end_left_over(job.home)
     assert cluster.jobs["ftjob-1-1"].has_ended
     cluster.gone = True
     starter.end_left_over(job.home)  # there is nothing left to ask
 
 
 def test_an_attempt_that_could_not_be_ended_is_ended_before_the_next_one(tmp_path: Path, cluster: _Cluster) -> None:
-    job, starter = _shared(tmp_path), RayLauncher(cluster, tmp_path / "shared")
+    job, starter = _shared(tmp_path), RayLauncher(cluster, SharedFolder(tmp_path / "shared"))
     trainer = starter.launch(job.home)
     cluster.gone = True
     trainer.kill()
@@ -474,7 +482,7 @@ def test_copies_that_a_killed_engine_left_are_deleted_and_those_under_way_are_ke
         os.utime(path, (two_days_ago, two_days_ago))
     if kind == "file":
         (bases / names[1]).write_bytes(b"weig")  # for a folder, one of its files is new
-    attempts.copy_shared(base, bases / "base.gguf")
+    SharedFolder(tmp_path / "shared").put(base, "bases/key/base.gguf")
     assert sorted(path.name for path in bases.iterdir()) == ["base.gguf", *names[1:]]
 
 
@@ -482,7 +490,7 @@ def test_a_trainer_whose_job_was_deleted_stops(tmp_path: Path) -> None:
     job = _shared(tmp_path)
     job.prepare()
     job.delete()
-    assert not is_newest(job.folder(1))
+    assert not is_newest(job.storage, job.folder(1))
 
 
 # --- several processes ------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 pytest.importorskip("ray", reason="requirements-ray.txt is not installed; `make raytest` installs it")
+pytest.importorskip("s3fs", reason="requirements-s3.txt is not installed")
 pytest.importorskip("torch", reason="requirements-engine.txt is not installed")
 
 import ray
@@ -22,8 +23,10 @@ from openai.types.fine_tuning import FineTuningJob
 
 from core.engine.training.launcher import LauncherUnavailable
 from core.engine.training.ray_cluster import Capacity, RayCluster
+from core.engine.training.shared_bucket import SharedBucket
 from tests.support.engine_process import TINY, EngineUnderTest, finished, pairs, poll, running, steps, upload
 from tests.support.ray_head import FLOAT32, RayHead
+from tests.support.s3_server import S3Server
 
 
 class _Dashboard(BaseHTTPRequestHandler):
@@ -110,8 +113,9 @@ def test_a_cluster_of_more_than_a_hundred_nodes_is_counted_whole() -> None:
 
 
 @pytest.fixture(scope="module")
-def head() -> Iterator[RayHead]:
-    started = RayHead()
+def head(s3: S3Server) -> Iterator[RayHead]:
+    """A cluster whose node has credentials of its own for the bucket."""
+    started = RayHead(s3.environ())
     started.start()
     try:
         yield started
@@ -279,5 +283,67 @@ def test_jobs_of_one_process_train_at_once_as_far_as_processors_allow(
         for job in jobs[1:]:
             client.fine_tuning.jobs.cancel(job.id)
         poll(lambda: not head.processes("trainer.on_ray") and not head.processes("ray::RayTrainWorker"))
+    finally:
+        on_ray.stop()
+
+
+def test_a_job_in_a_bucket_survives_a_killed_worker_a_killed_engine_and_a_pause(
+    on_ray: EngineUnderTest, head: RayHead, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FABULA_RAY_STORAGE", f"s3://{bucket}/fabula")
+    shared, shape = SharedBucket(f"s3://{bucket}/fabula"), (8, 50, 1)  # 400 steps
+    on_ray.start()
+    try:
+        client = on_ray.client(strict=False)
+        job = _start(client, *shape)
+        _progress(client, job, 10)
+        head.kill_processes("ray::RayTrainWorker")
+        _progress(client, job, 10)
+        on_ray.kill()
+        on_ray.start()
+        client = on_ray.client(strict=False)
+        _progress(client, job, 5)
+        client.fine_tuning.jobs.pause(job.id)
+        poll(lambda: any(text.startswith("Paused at step ") for text in _messages(client, job)))
+        paused = len(_curve(client, job))
+        client.fine_tuning.jobs.resume(job.id)
+        job = finished(client, job.id)
+        assert job.status == "succeeded", job.error
+        curve = _curve(client, job)
+        assert [row[0] for row in curve] == list(range(1, 401))
+        assert any(text.startswith(f"Resuming from step {paused} ") for text in _messages(client, job))
+        messages = _messages(client, job)
+        assert len([message for message in messages if message.startswith("New fine-tuned model")]) == 1
+        assert any(message.startswith("The trainer ended (") for message in messages)
+        checkpoints = client.fine_tuning.jobs.checkpoints.list(job.id, limit=100).data
+        assert sorted(checkpoint.step_number for checkpoint in checkpoints) == list(range(8, 401, 8))
+        for model in (job.fine_tuned_model, checkpoints[-1].fine_tuned_model_checkpoint):
+            assert client.completions.create(model=model or "", prompt="唐,隐形,1 ->", max_tokens=4).choices
+        poll(lambda: not shared.files(f"jobs/{job.id}"))  # deleted; the base is kept
+        assert shared._sizes("bases/")
+    finally:
+        on_ray.stop()
+    local = _local_curve(tmp_path / "local", *shape)
+    for ours, theirs in zip(curve, local, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-3)
+
+
+def test_a_job_that_its_bucket_refuses_fails_with_advice_and_goes_on_when_it_is_resumed(
+    on_ray: EngineUnderTest, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FABULA_RAY_STORAGE", f"s3://{bucket}")
+    on_ray.start()
+    try:
+        client = on_ray.client(strict=False)
+        job = _start(client, 8, 50, 1)
+        _progress(client, job, 5)
+        with s3.refusing():
+            job = finished(client, job.id)
+        assert job.status == "failed" and job.error is not None
+        assert "was refused" in job.error.message and "s3:PutObject" in job.error.message
+        client.fine_tuning.jobs.resume(job.id)
+        job = finished(client, job.id)
+        assert job.status == "succeeded", job.error
+        assert [row[0] for row in _curve(client, job)] == list(range(1, 401))
     finally:
         on_ray.stop()

@@ -30,11 +30,11 @@ _KNOWN_ONLY_TO = {
     "aiohttp": ("core/providers/",),
     "limits": ("pages/ui/web_security.py",),
     "cryptography": ("core/secret_key.py",),
-    "fsspec": ("core/bucket_storage.py",),
-    "s3fs": ("core/bucket_storage.py",),
+    "fsspec": ("core/s3_client.py",),
+    "s3fs": ("core/s3_client.py",),
     "pydantic_settings": ("core/setting_fields.py",),
     "python_calamine": ("core/datasets/",),
-    "pyarrow": ("core/datasets/", "core/charts/vega_lite.py"),
+    "pyarrow": ("core/datasets/", "core/charts/vega_lite.py", "core/engine/training/shared_bucket.py"),
     "babel": ("core/i18n.py", "core/locale/"),
     "alembic": ("core/db/",),
     "prometheus_client": ("core/metrics.py",),
@@ -59,6 +59,7 @@ _KNOWN_TO_THE_ENGINE = (
     "core.tracker_runs",
     "core.file_permissions",
     "core.address_rules",
+    "core.s3_client",
 )
 
 _ABOVE_GENERATION = (

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,9 +23,14 @@ FLOAT32 = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
 
 
 class RayHead:
-    """`ray start --head`; its processes are the descendants of one process, and are killed with it."""
+    """`ray start --head`; its processes are the descendants of one process, and are killed with it.
 
-    def __init__(self) -> None:
+    Args:
+        environ: variables of the node.
+    """
+
+    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+        self._environ = environ or {}
         self._folder = tempfile.TemporaryDirectory(
             prefix="ray-", ignore_cleanup_errors=True
         )  # sockets need short paths
@@ -40,6 +46,7 @@ class RayHead:
         """Start the head and wait until its Jobs API answers."""
         environ = {
             **os.environ,
+            **self._environ,
             **FLOAT32,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),  # `python` of jobs
             "RAY_USAGE_STATS_ENABLED": "0",

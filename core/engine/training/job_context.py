@@ -15,7 +15,8 @@ from core.engine.api.models import ModelCatalogue
 from core.engine.event_log import add_event
 from core.engine.serving.llama import Pool
 from core.engine.store import EngineStore, Job, to_json
-from core.message import extra_fields, msg, with_cause
+from core.engine.training.shared_storage import StorageRefused
+from core.message import extra_fields, msg, sentences, with_cause
 
 _log = logging.getLogger(__name__)
 
@@ -79,6 +80,8 @@ def describe_error(exc: Exception) -> JobFailed:
     """Convert any exception to a job error."""
     if isinstance(exc, ApiError):
         return JobFailed(exc.message, exc.code or "server_error")
+    if isinstance(exc, StorageRefused):
+        return JobFailed(with_cause(sentences(exc.what, exc.next_step), "storage"), "insufficient_storage")
     if is_disk_full(exc):
         message = with_cause(
             msg(

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from core.engine import launcher_settings
-from core.engine.event_log import read_state
+from core.engine import json_file, launcher_settings
 from core.engine.launcher_settings import Shard
-from core.engine.training.attempts import Attempt, ProgressMissing, SharedJob
-from core.engine.training.job_context import JobFailed
+from core.engine.training import attempts
+from core.engine.training.attempts import FAILED, Attempt, ProgressMissing, SharedJob
+from core.engine.training.job_context import JobFailed, describe_error
 from core.engine.training.launcher import LauncherUnavailable
 from core.engine.training.ray_cluster import Capacity, ClusterJob, RayCluster
+from core.engine.training.shared_storage import SharedStorage, StorageRefused, StorageUnreachable
 from core.message import Message, msg, with_cause
 
 _MAX_JOBS = 16  # threads; the cluster's size decides how many of them have a job
@@ -44,7 +46,7 @@ class RayLauncher:
 
     Args:
         cluster: the cluster.
-        storage: folder that the engine shares with every node.
+        storage: what the engine shares with every node.
         workers: processes per job, each with a GPU if the cluster has any.
         cpus: processors per process.
         shard: whether a base model's layers are split over them.
@@ -52,7 +54,9 @@ class RayLauncher:
 
     max_jobs = _MAX_JOBS
 
-    def __init__(self, cluster: JobsApi, storage: Path, workers: int = 1, cpus: int = 1, shard: Shard = "auto") -> None:
+    def __init__(
+        self, cluster: JobsApi, storage: SharedStorage, workers: int = 1, cpus: int = 1, shard: Shard = "auto"
+    ) -> None:
         self._cluster, self._storage, self._workers, self._cpus = cluster, storage, workers, cpus
         self._shard = shard
         self._capacity: tuple[float, Capacity] | None = None
@@ -63,7 +67,7 @@ class RayLauncher:
         """The launcher of the settings."""
         return cls(
             RayCluster(launcher_settings.dashboard_address(environ[launcher_settings.LAUNCHER]) or ""),
-            Path(environ[launcher_settings.STORAGE].strip()),
+            attempts.storage_of(environ[launcher_settings.STORAGE].strip()),
             launcher_settings.count(environ, launcher_settings.WORKERS),
             launcher_settings.count(environ, launcher_settings.CPUS),
             launcher_settings.shard(environ),
@@ -98,9 +102,16 @@ class RayLauncher:
                 msg(
                     "The job's progress is not on the shared storage {folder}. Nothing was started. Check that the "
                     "storage is mounted, then resume the job.",
-                    folder=self._storage,
+                    folder=self._storage.place,
                 ),
                 "insufficient_storage",
+            ) from exc
+        except StorageUnreachable as exc:
+            raise LauncherUnavailable(
+                msg(
+                    "The shared storage does not answer: {error} The job waits; saved progress is kept.",
+                    error=exc.args[0],
+                )
             ) from exc
         except OSError as exc:
             raise self._storage_failed(exc) from exc
@@ -113,17 +124,22 @@ class RayLauncher:
         """See `Launcher`. The cluster is not asked, because it may be gone."""
         job = SharedJob(self._storage, folder)
         attempt = job.current()
-        if attempt is not None and not attempt.ended and job.folder(attempt.number).is_dir():
+        if attempt is None or attempt.ended or attempt.stop_requested:
+            return
+        if job.is_there(attempt.number):
             job.request_stop(attempt.number)
+        job.record(replace(attempt, stop_requested=True))
 
     def forget(self, folder: Path) -> None:
         """See `Launcher`."""
         job = SharedJob(self._storage, folder)
-        attempt = job.current()
-        if attempt is not None and not attempt.ended:  # the engine was killed before it ended the attempt
+        attempt = job.current() or Attempt(0, ended=True)  # the first one may have been prepared in part
+        if attempt.deleted or not folder.is_dir():
+            return
+        if not attempt.ended:  # the engine was killed before it ended the attempt
             job.leave_running(attempt.number)
-            job.record(replace(attempt, ended=True))
         job.delete()
+        job.record(replace(attempt, ended=True, deleted=True))
 
     def end_left_over(self, folder: Path) -> None:
         """See `Launcher`."""
@@ -151,11 +167,11 @@ class RayLauncher:
         found = self._cluster.find(submission_id(job, attempt.number))
         if found is None:  # never submitted, or the cluster is another one by now
             return None if attempt.submitted else attempt
-        finished = read_state(job.folder(attempt.number)).get("status") == "succeeded"
+        finished = job.state(attempt.number).get("status") == "succeeded"
         return replace(attempt, submitted=True) if finished or not found.has_ended else None
 
     def _submit(self, job: SharedJob, attempt: Attempt, capacity: Capacity) -> None:
-        command = ["python", "-m", "core.engine.training.trainer.on_ray", shlex.quote(str(job.folder(attempt.number)))]
+        command = ["python", "-m", "core.engine.training.trainer.on_ray", shlex.quote(job.location(attempt.number))]
         command += ["--workers", str(self._workers), "--cpus", str(self._cpus), "--shard", self._shard]
         command += ["--gpu"] if capacity.gpus else []
         try:
@@ -195,10 +211,12 @@ class RayLauncher:
         )
 
     def _storage_failed(self, exc: OSError) -> JobFailed:
+        if isinstance(exc, StorageRefused):
+            return describe_error(exc)
         message = msg(
             "The shared storage {folder} is full or cannot be written: {error}. The job's last checkpoint is kept. "
             "Free some space there, then resume the job.",
-            folder=self._storage,
+            folder=self._storage.place,
             error=exc.strerror or exc,
         )
         return JobFailed(with_cause(message, "storage"), "insufficient_storage")
@@ -217,8 +235,10 @@ class RayTrainer:
         self._cluster, self._job, self.number = cluster, job, number
         self.trouble = self._shortage = shortage
         self._code: int | None = None
-        self._looked_at = 0.0
+        self._looked_at = self._read_at = self._collected_at = -math.inf
+        self._has_all = False
         self._end = ""
+        self._failure: Mapping[str, Any] | None = None
 
     @property
     def code(self) -> int | None:
@@ -229,7 +249,13 @@ class RayTrainer:
 
     def collect(self) -> None:
         """See `Trainer`."""
+        is_soon = time.monotonic() - self._collected_at < self._job.storage.poll_s
+        if self._has_all or (self._code is None and is_soon):
+            return
         self._job.collect(self.number)
+        self._collected_at = time.monotonic()
+        if self._failure is not None:
+            json_file.write(self._job.home / "state.json", {**self._failure, "status": "failed"})
 
     def request_stop(self) -> None:
         """See `Trainer`."""
@@ -269,17 +295,19 @@ class RayTrainer:
         return self._job.last_log_line(self.number) or self._end
 
     def _look(self) -> None:
-        try:
-            state = read_state(self._job.folder(self.number))
-        except OSError as exc:
-            self.trouble = msg(
-                "The shared storage {folder} cannot be read: {error}. The job goes on; its progress is shown later.",
-                folder=self._job.root.parents[1],
-                error=exc.strerror or exc,
-            )
+        if time.monotonic() - self._read_at < self._job.storage.poll_s:
             return
+        self._read_at = time.monotonic()
+        trouble: Message | None = None
+        try:
+            state = self._job.state(self.number)
+        except OSError as exc:
+            self.trouble = trouble = self._cannot_read(exc)
+            if not isinstance(exc, StorageRefused):
+                return
+            state = {}  # the trainer may be refused as well, and have ended
         if state.get("status") in _ENDED:
-            self._code = _ENDED[state["status"]]
+            self._ends(_ENDED[state["status"]])
             return
         if state.get("status"):
             self._shortage = None
@@ -291,11 +319,32 @@ class RayTrainer:
         except LauncherUnavailable as exc:
             self.trouble = exc.message
             return
-        self.trouble = self._shortage
+        self.trouble = trouble or self._shortage
         if found is None:
-            self._code, self._end = 1, msg("the Ray cluster no longer knows the job: its head node was restarted")
+            self._end = msg("the Ray cluster no longer knows the job: its head node was restarted")
+            self._ends(1)
         elif found.has_ended:
-            self._code, self._end = (0 if found.succeeded else 1), _brief(found.message)
+            self._end, self._failure = _brief(found.message), _failure(found.message)
+            self._ends(0 if found.succeeded else 1)
+
+    def _ends(self, code: int) -> None:
+        """The trainer has ended; what it has written is needed before that counts."""
+        self._code = code
+        try:
+            self.collect()
+            self._has_all = True
+        except StorageUnreachable as exc:
+            self._code = None
+            self.trouble = self._cannot_read(exc)
+        except OSError:
+            return  # of the engine's disk, or a refusal: the next `collect` raises it
+
+    def _cannot_read(self, exc: OSError) -> Message:
+        return msg(
+            "The shared storage {folder} cannot be read: {error}. The job goes on; its progress is shown later.",
+            folder=self._job.storage.place,
+            error=exc.strerror or exc,
+        )
 
 
 def submission_id(job: SharedJob, number: int) -> str:
@@ -306,3 +355,13 @@ def submission_id(job: SharedJob, number: int) -> str:
 def _brief(message: str) -> str:
     """Ray's message about the end of a job, without the log that it quotes."""
     return message.partition("\n")[0].partition(", last available logs")[0]
+
+
+def _failure(message: str) -> Mapping[str, Any] | None:
+    """The failed state that a trainer could only write to its log; None if there is none."""
+    line = message.rpartition(FAILED)[2].partition("\n")[0] if FAILED in message else ""
+    try:
+        failure = json.loads(line)
+    except ValueError:
+        return None
+    return failure if isinstance(failure, dict) else None

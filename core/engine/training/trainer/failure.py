@@ -8,6 +8,7 @@ import sys
 from core.engine.formats.base_config import UntrainableModel
 from core.engine.job_rules import TRAINING_DEVICE_SETTING
 from core.engine.training.job_folder import Journal
+from core.engine.training.shared_storage import StorageRefused
 from core.engine.training.trainer import device, memory
 from core.engine.training.trainer.loop import LossDiverged
 from core.message import msg, sentences, to_json, with_cause
@@ -28,6 +29,8 @@ def describe(exc: Exception) -> tuple[str, str]:
         return with_cause(msg("The disk is full."), "storage"), msg(
             "Free some space, then resume the job: it continues from its last checkpoint."
         )
+    if isinstance(exc, StorageRefused):
+        return with_cause(exc.what, "storage"), exc.next_step
     if isinstance(exc, UntrainableModel):  # the file was replaced after the job was created
         return with_cause(
             msg("The base model can be served here but not trained: {reason}.", reason=exc), "model_not_found"

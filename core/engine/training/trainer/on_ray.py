@@ -1,15 +1,13 @@
 """`python -m core.engine.training.trainer.on_ray ATTEMPT --workers N`: the entry point of a Ray job.
 
-It runs on the cluster and trains the job in the folder ATTEMPT with one process per worker (`TorchTrainer`). Ray
-repeats nothing: if a process dies, this program ends with code 1, and the engine decides what comes next.
+It runs on the cluster and trains the job at ATTEMPT, a folder or s3://…, with one process per worker (`TorchTrainer`).
+Ray repeats nothing: if a process dies, this program ends with code 1, and the engine decides what comes next.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -17,17 +15,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from core.engine import json_file
-from core.engine.event_log import read_state
+from core.engine.formats import weights
 from core.engine.launcher_settings import Shard
 from core.engine.training import attempts
 from core.engine.training.job_folder import JobSpec, Journal, Status
-from core.engine.training.trainer import device, failure
+from core.engine.training.shared_bucket import SharedBucket
+from core.engine.training.shared_storage import SharedStorage, StorageRefused, StorageUnreachable
+from core.engine.training.trainer import device, failure, node_scratch
+from core.engine.training.trainer.mirror import Mirror, MirroredJournal
 from core.engine.training.trainer.ranks import ALONE, ProcessGroup, Ranks
 from core.engine.training.trainer.run import train
 from core.message import sentences, to_json
 
-_LOG = "trainer.log"
 _FAILURE = "failure.json"
 # Ray's own memory monitor, and PyTorch's allocators
 _NO_MEMORY = re.compile(r"OutOfMemory|out of memory|running low on memory|MemoryError", re.IGNORECASE)
@@ -39,34 +38,34 @@ _TIMEOUT_S = 1800  # for one step of the slowest process, including the conversi
 def main(arguments: list[str] | None = None) -> int:
     """Train; return 0 if the job is finished, paused or has failed for a reason that is in its journal."""
     parser = argparse.ArgumentParser(prog="python -m core.engine.training.trainer.on_ray")
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("attempt")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--cpus", type=int, default=1)
     parser.add_argument("--shard", choices=get_args(Shard), default="auto")
     parser.add_argument("--gpu", action="store_true")
     options = parser.parse_args(arguments)
+    storage, attempt = attempts.located(options.attempt)
     try:
-        _fit(options)
+        _fit(options, storage.ray_storage(attempt))  # fails here if the package for S3 is missing
     except Exception as exc:  # Ray's errors wrap those of its processes in many ways
-        return _explain(options.folder, exc)
+        return _explain(storage, attempt, exc)
     return 0
 
 
-def _fit(options: argparse.Namespace) -> None:
+def _fit(options: argparse.Namespace, ray_storage: Mapping[str, Any]) -> None:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     ray.init(log_to_driver=False)
-    folder: Path = options.folder
     trainer = TorchTrainer(
         train_rank,
-        train_loop_config={"folder": str(folder), "cpus": options.cpus, "shard": options.shard},
+        train_loop_config={"attempt": options.attempt, "cpus": options.cpus, "shard": options.shard},
         scaling_config=ScalingConfig(
             num_workers=options.workers, use_gpu=options.gpu, resources_per_worker=_resources(options)
         ),
         torch_config=TorchConfig(backend="nccl" if options.gpu else "gloo", timeout_s=_TIMEOUT_S),
-        run_config=RunConfig(name="ray", storage_path=str(folder), failure_config=FailureConfig(max_failures=0)),
+        run_config=RunConfig(name="ray", **ray_storage, failure_config=FailureConfig(max_failures=0)),
     )
     trainer.fit()
 
@@ -79,23 +78,55 @@ def train_rank(config: Mapping[str, Any]) -> None:
     """One process of the job; Ray calls it in each worker."""
     from torch import distributed
 
-    folder = Path(config["folder"])
+    storage, attempt = attempts.located(config["attempt"])
     ranks: Ranks = ProcessGroup() if distributed.get_world_size() > 1 else ALONE
-    journal: Journal = Journal(folder) if ranks.rank == 0 else SilentJournal(folder)
-    if ranks.rank == 0:
-        os.close(os.open(folder / attempts.CLAIM, os.O_CREAT | os.O_EXCL))  # this attempt has not run before
     try:
-        spec = replace(JobSpec.read(folder), threads=config["cpus"])
-        train(spec, journal, _stop_request(folder), ranks, config["shard"])
-    except Exception as exc:
-        if not _is_lost_peer(exc):  # then the process that is gone knows the reason, or its node has failed
-            if ranks.rank == 0:
-                failure.report(journal, exc)
-            else:
-                error, next_step = failure.describe(exc)
-                message = to_json(sentences(error, next_step))
-                json_file.write(folder / _FAILURE, {"error": error, "next_step": next_step, "message": message})
+        if ranks.rank == 0:
+            storage.create(f"{attempt}/{attempts.CLAIM}")
+        if isinstance(storage, SharedBucket):
+            _train_from_bucket(storage, attempt, config["cpus"], ranks, config["shard"])
+        else:
+            folder = Path(config["attempt"])
+            spec = replace(JobSpec.read(folder), threads=config["cpus"])
+            _train(spec, Journal(folder), _stop_request(storage, attempt), ranks, config["shard"])
+    except (FileExistsError, StorageUnreachable):  # this attempt has run before; or the next one may have more luck
         raise
+    except Exception as exc:  # of rank 0, the state has the reason, unless it could not begin
+        if not _is_lost_peer(exc):
+            storage.write(f"{attempt}/{_FAILURE}", json.dumps(_failed(exc)).encode())
+        raise
+
+
+def _train(spec: JobSpec, journal: Journal, stop: Callable[[], bool], ranks: Ranks, shard: Shard) -> None:
+    """Train; rank 0 alone writes to the job folder, also why it failed."""
+    try:
+        train(spec, journal if ranks.rank == 0 else SilentJournal(journal.folder), stop, ranks, shard)
+    except Exception as exc:
+        if ranks.rank == 0 and not _is_lost_peer(exc):  # then the process that is gone knows the reason, or its node
+            failure.report(journal, exc)
+        raise
+
+
+def _train_from_bucket(bucket: SharedBucket, attempt: str, threads: int, ranks: Ranks, shard: Shard) -> None:
+    """Train in a folder of this node, which `Mirror` uploads."""
+    folder = node_scratch.stage(bucket, attempt)
+    journal = MirroredJournal(folder)
+    spec = replace(JobSpec.read(folder), threads=threads)
+    if spec.base_folder is None:  # each node converts the weights once, for all jobs
+        spec.weights_dir.parent.mkdir(parents=True, exist_ok=True)
+        with node_scratch.locked(spec.weights_dir.parent):
+            on_message = journal.event if ranks.rank == 0 else (lambda _: None)
+            spec = replace(spec, base_folder=weights.convert(spec.base_gguf, spec.weights_dir, on_message))
+    if ranks.rank > 0:
+        _train(spec, journal, lambda: False, ranks, shard)  # rank 0 says when to stop
+        return
+    mirror = Mirror(bucket, attempt, folder)
+    mirror.start()
+    try:
+        _train(spec, journal, mirror.stop_requested, ranks, shard)
+    finally:
+        mirror.finish()
+        node_scratch.discard(bucket, attempt)
 
 
 class SilentJournal(Journal):
@@ -120,9 +151,10 @@ class SilentJournal(Journal):
         """Nothing is written."""
 
 
-def _stop_request(folder: Path) -> Callable[[], bool]:
+def _stop_request(storage: SharedStorage, attempt: str) -> Callable[[], bool]:
     """True once the engine has asked for a stop, or has begun a newer attempt."""
-    return lambda: (folder / attempts.STOP).exists() or not attempts.is_newest(folder)
+    asked = Path(storage.location(attempt)) / attempts.STOP
+    return lambda: asked.exists() or not attempts.is_newest(storage, attempt)
 
 
 def _is_lost_peer(exc: Exception) -> bool:
@@ -136,19 +168,37 @@ def _is_lost_peer(exc: Exception) -> bool:
     )
 
 
-def _explain(folder: Path, exc: Exception) -> int:
+def _failed(exc: Exception) -> dict[str, Any]:
+    error, next_step = failure.describe(exc)
+    return {"error": error, "next_step": next_step, "message": to_json(sentences(error, next_step))}
+
+
+def _explain(storage: SharedStorage, attempt: str, exc: Exception) -> int:
     """Say why the attempt has ended, in its state if the job cannot go on and otherwise in its log."""
     text = f"{type(exc).__name__}: {exc}"
     print(text, file=sys.stderr)
-    journal = Journal(folder)
-    if read_state(folder).get("status") != "failed":
-        if (folder / _FAILURE).exists():
-            journal.state("failed", now=True, **json.loads((folder / _FAILURE).read_text(encoding="utf-8")))
-        elif _NO_MEMORY.search(text):
-            failure.report(journal, MemoryError(text))
-    with contextlib.suppress(OSError), (folder / _LOG).open("a", encoding="utf-8") as log:
-        log.write(f"{_last_words(text)}\n")
+    try:
+        _write_end(storage, attempt, exc, text)
+    except StorageRefused as refused:  # then only Ray can tell the engine
+        print(f"{attempts.FAILED}{json.dumps(_failed(refused))}", file=sys.stderr)
+    except OSError as unwritten:
+        print(f"{type(unwritten).__name__}: {unwritten}", file=sys.stderr)
     return 1
+
+
+def _write_end(storage: SharedStorage, attempt: str, exc: Exception, text: str) -> None:
+    state = attempts.read_state(storage, attempt)
+    if state.get("status") != "failed":
+        reported = storage.read(f"{attempt}/{_FAILURE}")
+        reason = json.loads(reported) if reported else None
+        if reason is None and isinstance(exc, StorageRefused):
+            reason = _failed(exc)
+        if reason is None and _NO_MEMORY.search(text):
+            reason = _failed(MemoryError(text))
+        if reason is not None:
+            end = {**state, "status": "failed", **reason}
+            storage.write(f"{attempt}/state.json", json.dumps(end).encode())
+    storage.write(f"{attempt}/{attempts.LOG}", f"{_last_words(text)}\n".encode())
 
 
 def _last_words(text: str) -> str:
