@@ -2,7 +2,7 @@
 
 Whoever may add a provider makes this server send requests to an address of their choice (server-side request forgery).
 In team mode, it must not be an address inside the server's own network, unless `FABULA_INTERNAL_SERVERS` names it.
-`core.providers.checked_connections` applies this to the address that a connection is really made to.
+`core.checked_transport` applies this to the address that a connection is really made to.
 """
 
 from __future__ import annotations

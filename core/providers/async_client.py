@@ -15,12 +15,13 @@ import aiohttp
 from yarl import URL
 
 from core import metrics
+from core.checked_transport import proxy_of
 from core.errors import BadRequest, ProviderError
 from core.providers.checked_connections import socket_factory_of
 from core.providers.chunk_parser import parse_body
 from core.providers.connection import request_headers, tls_context
 from core.providers.connection_errors import leaves_host, redirected, unreachable
-from core.providers.endpoint_setup import check_setup, proxy_of
+from core.providers.endpoint_setup import check_setup
 from core.providers.errors import from_status, timed_out, web_page_answer
 from core.providers.parameters import PATHS, Negotiation, request_body
 from core.providers.response_parser import parsed

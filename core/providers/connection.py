@@ -20,10 +20,11 @@ import httpx2
 import openai
 
 from core import metrics
+from core.checked_transport import LOOPBACK
 from core.errors import Cancelled
 from core.providers import checked_connections
 from core.providers.connection_errors import leaves_host, redirected
-from core.providers.endpoint_setup import LOOPBACK, check_setup
+from core.providers.endpoint_setup import check_setup
 from core.providers.errors import translate_errors, web_page_answer
 from core.providers.retry import RetryPolicy, with_retries, with_retries_async
 from core.providers.schemas import Provider

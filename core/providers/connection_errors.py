@@ -16,6 +16,7 @@ import aiohttp
 import httpx2
 
 from core.address_rules import AddressRefused
+from core.checked_transport import proxy_of
 from core.errors import Misconfigured, NotThere, ProviderError, Unavailable, WrongAddress
 from core.message import msg, sentences, with_cause
 from core.providers.endpoint_setup import (
@@ -25,7 +26,6 @@ from core.providers.endpoint_setup import (
     host_of,
     inside,
     new_address,
-    proxy_of,
 )
 from core.providers.schemas import Provider
 

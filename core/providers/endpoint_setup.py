@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import urllib.request
 from collections.abc import Mapping
 from urllib.parse import SplitResult, urlsplit
 
@@ -13,7 +12,6 @@ from core.providers.schemas import Provider
 
 EXAMPLE_ADDRESS = msg("one like https://api.example.com/v1")
 """Placeholder for `new_address` if the correct address is unknown."""
-LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 # provider id → the setting that holds its address or key (see `Registry.from_settings`)
 _ADDRESS: Mapping[str, str] = {
@@ -65,16 +63,6 @@ def host_of(provider: Provider) -> str:
 def has_version(provider: Provider) -> bool:
     """Whether the address contains an API version: `/v1`, `/v1beta/openai`, `/api/paas/v4`."""
     return _VERSION.search(urlsplit(provider.base_url).path) is not None
-
-
-def proxy_of(url: str) -> str | None:
-    """The proxy from the environment for this address; None if there is none, or for the loopback interface."""
-    parts = urlsplit(url)
-    if not parts.hostname or parts.hostname in LOOPBACK or urllib.request.proxy_bypass(parts.netloc):
-        return None
-    proxies = urllib.request.getproxies()
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
-    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
 
 def check_setup(provider: Provider) -> None:

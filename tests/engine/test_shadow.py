@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -30,6 +31,7 @@ from core.engine.store import EngineStore
 from tests.support import fault_server
 from tests.support.engine_process import DEADLINE_S, TINY, TOKEN, EngineUnderTest, running
 from tests.support.fault_server import FaultServer
+from tests.support.tls_server import certificate_for, serving
 from tests.support.waiting import until
 
 _OLD = "ft:gpt-4o-mini:org::abc"
@@ -564,3 +566,85 @@ def test_in_team_mode_a_relay_leads_into_the_internet_only() -> None:
         "10.0.0.5"
     )
     assert not upstream.rules_of({}).refuses_host("127.0.0.1")
+
+
+_NAME, _OTHER_NAME = "llm.example.com", "other.example.com"
+
+
+@pytest.fixture
+def named(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Lets both names lead to these addresses, one more for each look-up; the last one stays."""
+
+    def lead_to(*addresses: str) -> None:
+        left, real = list(addresses), socket.getaddrinfo
+
+        def look_up(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
+            if host not in (_NAME, _NAME.encode(), _OTHER_NAME, _OTHER_NAME.encode()):
+                return real(host, port, *args, **kwargs)
+            return real(left.pop(0) if len(left) > 1 else left[0], port, *args, **kwargs)
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+
+    return lead_to
+
+
+def _relayed_for_a_team(folder: Path, allowed: str, *urls: str) -> list[int]:
+    """The status that a caller gets from a relay in team mode, for each of the providers' addresses."""
+    store = EngineStore(folder / "engine.db")
+
+    async def refuse(request: Request) -> Response:
+        raise AssertionError
+
+    async def ask(relay: Relay, model: str) -> int:
+        body = json.dumps({"model": model, "messages": _MESSAGES}).encode()
+        messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> Message:
+            if not messages:
+                await asyncio.get_running_loop().create_future()  # the caller stays
+            return messages.pop()
+
+        scope = {"type": "http", "method": "POST", "path": answer_texts.CHAT, "query_string": b"", "headers": []}
+        return (await relay.handle(answer_texts.CHAT, refuse, Request(scope, receive))).status_code
+
+    async def ask_all() -> list[int]:
+        recorder = Recorder(store)
+        environ = {"FABULA_MODE": "team", "FABULA_INTERNAL_SERVERS": allowed}
+        relay = Relay(store, Copies(recorder, {}, Priority()), recorder, environ)
+        for number, url in enumerate(urls):
+            store.add(Shadow(f"old-{number}", 1, TINY, url, f"s{number}", 0, 1))
+            relay.set_key(f"s{number}", _KEY)
+        found = [await ask(relay, f"old-{number}") for number in range(len(urls))]
+        await relay.stop()
+        return found
+
+    return asyncio.run(ask_all())
+
+
+@pytest.mark.parametrize(
+    ("allowed", "addresses", "status"),
+    [
+        ("", ["127.0.0.1"], 502),
+        ("127.0.0.2", ["127.0.0.2", "127.0.0.1"], 502),  # DNS rebinding: the name changes after it was checked
+        (_NAME, ["127.0.0.1"], 200),
+        ("127.0.0.1", ["127.0.0.1"], 200),
+    ],
+)
+def test_in_team_mode_the_connection_is_made_to_the_address_that_was_checked(
+    provider: FaultServer, tmp_path: Path, named: Callable[..., None], allowed: str, addresses: list[str], status: int
+) -> None:
+    named(*addresses)
+    url = provider.url.replace("127.0.0.1", _NAME)
+    assert _relayed_for_a_team(tmp_path, allowed, url) == [status]
+    assert [seen.headers["host"].partition(":")[0] for seen in provider.requests] == [_NAME] * (status == 200)
+
+
+def test_in_team_mode_each_name_needs_its_certificate_also_at_the_same_address(
+    tmp_path: Path, named: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = certificate_for(tmp_path / "pem", _NAME)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    named("127.0.0.1")
+    with serving(certificate) as place:
+        urls = [f"https://{name}:{place.rpartition(':')[2]}/v1" for name in (_NAME, _OTHER_NAME)]
+        assert _relayed_for_a_team(tmp_path, "127.0.0.1", *urls) == [404, 502]  # the server has no such path

@@ -60,6 +60,7 @@ _KNOWN_TO_THE_ENGINE = (
     "core.file_permissions",
     "core.address_rules",
     "core.s3_client",
+    "core.checked_transport",
 )
 
 _ABOVE_GENERATION = (

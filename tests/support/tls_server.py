@@ -36,8 +36,8 @@ class _CauseHandler(BaseHTTPRequestHandler):
 
 
 def certificate_for(path: Path, address: str, ends: timedelta = timedelta(days=1)) -> Path:
-    """Write a self-signed certificate with its key. `address` is an IP address; the certificate is valid for `ends`
-    from now.
+    """Write a self-signed certificate with its key. `address` is an IP address or a name; the certificate is valid for
+    `ends` from now.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
@@ -50,7 +50,7 @@ def certificate_for(path: Path, address: str, ends: timedelta = timedelta(days=1
         .serial_number(1)
         .not_valid_before(now - timedelta(days=9))
         .not_valid_after(now + ends)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([_subject(address)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
@@ -59,6 +59,13 @@ def certificate_for(path: Path, address: str, ends: timedelta = timedelta(days=1
     )
     path.write_bytes(secret + made.public_bytes(serialization.Encoding.PEM))
     return path
+
+
+def _subject(address: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(address))
+    except ValueError:
+        return x509.DNSName(address)
 
 
 class _Quiet(ThreadingHTTPServer):

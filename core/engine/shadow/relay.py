@@ -75,9 +75,8 @@ class Relay:
 
     def __init__(self, store: EngineStore, copies: Copies, recorder: Recorder, environ: Mapping[str, str]) -> None:
         self._store, self._copies, self._recorder = store, copies, recorder
-        self._rules = upstream.rules_of(environ)
+        self._upstreams = upstream.Upstreams(upstream.rules_of(environ))
         self._keys: dict[str, str] = {}  # by the shadow's label
-        self._client: httpx2.AsyncClient | None = None
         self._writing: set[asyncio.Task[None]] = set()
 
     def set_key(self, label: str, key: str | None) -> None:
@@ -94,8 +93,7 @@ class Relay:
     async def stop(self) -> None:
         """Record what has ended, and close the connections to upstreams."""
         await asyncio.gather(*self._writing, return_exceptions=True)
-        if self._client is not None:
-            await self._client.aclose()
+        await self._upstreams.aclose()
 
     async def handle(self, endpoint: str, handler: Handler, request: Request) -> Response:
         """Relay a call for a model with a shadow; give any other one to `handler`."""
@@ -169,13 +167,9 @@ class Relay:
         return Response(content, response.status_code, headers)
 
     async def _send(self, call: _Call, raw: bytes) -> httpx2.Response:
-        if self._client is None:
-            self._client = upstream.client()
         url = call.shadow.base_url.rstrip("/") + call.endpoint.removeprefix("/v1")
-        await upstream.check_address(url, self._rules)
         headers = {"authorization": f"Bearer {call.key}", "content-type": "application/json"}
-        request = self._client.build_request("POST", url, content=raw, headers=headers)
-        call.response = await self._client.send(request, stream=True)
+        call.response = await self._upstreams.send(url, raw, headers)
         return call.response
 
     def streamed(self, call: _Call, reader: answer_texts.Reader, *, is_over: bool) -> None:

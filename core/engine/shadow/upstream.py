@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-import socket
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import httpx2
 
-from core.address_rules import AddressRefused, AddressRules, resolved
+from core.address_rules import AddressRefused, AddressRules
+from core.checked_transport import AsyncCheckedTransport, proxy_of
 from core.engine.chat_messages import is_missing
 
 TIMEOUT_S = 600.0
 """Longest wait for the next byte of an answer; the SDK's own limit."""
 _CONNECT_S = 10.0
-_MAX_CONNECTIONS = 256  # as many as the engine serves
+_LIMITS = httpx2.Limits(max_connections=256)  # to one host; as many as the engine serves
 # not the headers that name the account, `openai-organization` and `openai-project`
 _PASSED_ON = re.compile(
     r"content-type|retry-after(-ms)?|x-should-retry|x-ratelimit-.+|x-request-id|openai-(processing-ms|version|model)",
@@ -39,27 +38,44 @@ def rules_of(environ: Mapping[str, str]) -> AddressRules:
     return AddressRules(True, tuple(entry for entry in entries if entry))
 
 
-def client() -> httpx2.AsyncClient:
-    """The HTTP client for all upstreams. It does not follow redirects: a key goes to one address only."""
-    limits = httpx2.Limits(max_connections=_MAX_CONNECTIONS)
-    return httpx2.AsyncClient(timeout=httpx2.Timeout(TIMEOUT_S, connect=_CONNECT_S), limits=limits)
+class Upstreams:
+    """The HTTP clients for upstreams. They do not follow redirects: a key goes to one address only.
 
-
-async def check_address(url: str, rules: AddressRules) -> None:
-    """Look up a URL's host and check where it leads to.
-
-    Raises:
-        AddressRefused: it leads into the server's network.
-        OSError: the name is not known.
+    Each host has its own: if two have the same address, the connection to one of them is no connection to the other.
+    Call the methods on the event loop.
     """
-    if not rules.restricted:
-        return
-    parts = urlsplit(url)
-    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-    if rules.refuses_host(host):
-        raise AddressRefused("This address is inside the server's network.")
-    for address in resolved(await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)):
-        rules.check(host, address)
+
+    def __init__(self, rules: AddressRules) -> None:
+        self._rules = rules
+        self._clients: dict[str, httpx2.AsyncClient] = {}
+
+    async def send(self, url: str, content: bytes, headers: Mapping[str, str]) -> httpx2.Response:
+        """Send a call; return the answer once its first bytes have arrived. Close it.
+
+        Raises:
+            AddressRefused, httpx2.ConnectError: the address leads into the server's network, or cannot be reached.
+            httpx2.HTTPError: the call was sent, and there is no answer.
+        """
+        parts = urlsplit(url)
+        if self._rules.refuses_host(parts.hostname or ""):
+            raise AddressRefused("This address is inside the server's network.")
+        place = f"{parts.scheme}://{parts.netloc}"
+        client = self._clients.get(place)
+        if client is None:
+            client = self._clients[place] = self._client(url)
+        return await client.send(client.build_request("POST", url, content=content, headers=headers), stream=True)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for client in self._clients.values():
+            await client.aclose()
+
+    def _client(self, url: str) -> httpx2.AsyncClient:
+        transport = None
+        if self._rules.restricted and proxy_of(url) is None:  # a proxy looks names up itself
+            transport = AsyncCheckedTransport(self._rules, httpx2.AsyncHTTPTransport(limits=_LIMITS))
+        timeout = httpx2.Timeout(TIMEOUT_S, connect=_CONNECT_S)
+        return httpx2.AsyncClient(timeout=timeout, limits=_LIMITS, transport=transport)
 
 
 def is_key(key: str) -> bool:
