@@ -176,14 +176,20 @@ def _local_curve(folder: Path, examples: int, n_epochs: int, batch_size: int) ->
             return _curve(client, job)
 
 
-def test_two_processes_on_ray_have_the_curve_of_one_on_this_machine(on_ray: EngineUnderTest, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shard", ["auto", "always"])
+def test_two_processes_on_ray_have_the_curve_of_one_on_this_machine(
+    shard: str, on_ray: EngineUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shape = (9, 2, 4)  # the last batch of an epoch has one example, so that one process has none
+    monkeypatch.setenv("FABULA_RAY_SHARD", shard)
     on_ray.start()
     try:
         client = on_ray.client(strict=False)
         job = finished(client, _start(client, *shape).id)
         assert job.status == "succeeded", job.error
         curve = _curve(client, job)
+        is_split = "The base model's layers are split over 2 processes." in _messages(client, job)
+        assert is_split == (shard == "always")
         assert job.fine_tuned_model in [model.id for model in client.models.list()]
         answer = client.completions.create(model=job.fine_tuned_model or "", prompt="唐,隐形,1 ->", max_tokens=4)
         assert answer.choices

@@ -26,6 +26,7 @@ from core.engine.training.trainer.device import Device, cpu  # noqa: E402
 from core.engine.training.trainer.memory import DoesNotFit, WeightPlan  # noqa: E402
 from core.engine.training.trainer.ranks import Alone  # noqa: E402
 from tests.support.engine_process import ROOT  # noqa: E402
+from tests.support.tiny_folders import FAMILIES  # noqa: E402
 from tests.support.tiny_gemma import write_tiny_gemma  # noqa: E402
 from tests.support.waiting import WAIT_LIMIT_S  # noqa: E402
 
@@ -65,9 +66,11 @@ def _job(folder: Path, base: Path, method: str, **changes: Any) -> Path:
     return folder
 
 
-def _train(store: Path, size: int, folders: Sequence[Path], *options: str) -> list[int]:
+def _train(
+    store: Path, size: int, folders: Sequence[Path], *options: str, program: str = "tests.support.rank"
+) -> list[int]:
     """Train the jobs with `size` processes; their exit codes."""
-    command = [sys.executable, "-m", "tests.support.rank"]
+    command = [sys.executable, "-m", program]
     processes = [
         subprocess.Popen([*command, str(rank), str(size), str(store), *map(str, folders), *options], cwd=ROOT)
         for rank in range(size)
@@ -114,6 +117,11 @@ def test_a_split_job_that_was_stopped_goes_on_split_or_whole(base: Path, tmp_pat
         assert any(message.startswith("Resuming from step 3 ") for message in _events(folder))
 
 
+def test_split_layers_of_every_family_have_the_gradients_of_whole_ones(tmp_path: Path) -> None:
+    folders = [tiny.write(tmp_path / str(n) / "model") for n, tiny in enumerate(FAMILIES.values())]
+    assert _train(tmp_path / "store", 2, folders, program="tests.support.split_gradients") == [0, 0]
+
+
 def test_a_base_that_fits_only_if_it_is_split_is_split(tmp_path: Path) -> None:
     weights.convert(write_tiny_gemma(tmp_path / "tiny.gguf", layers=8), tmp_path / "weights", lambda _: None)
     jobs = [_job(tmp_path / name, tmp_path, "supervised", lora_rank=1, lora_alpha=2.0, batch_size=4) for name in "abc"]
@@ -125,10 +133,10 @@ def test_a_base_that_fits_only_if_it_is_split_is_split(tmp_path: Path) -> None:
     assert _SPLIT in _events(split)
     assert any("activations are computed twice" in message for message in _events(split))
     _assert_same(alone, split)
-    assert 0 not in _train(tmp_path / "store-3", 2, [failed], "--shard", "auto", "--free", "2500000")
+    assert 0 not in _train(tmp_path / "store-3", 2, [failed], "--shard", "auto", "--free", "1000000")
     state = json.loads((failed / "state.json").read_text())
     assert state["error"].startswith("Training needs 0.004 GB of memory in each of 2 processes")
-    assert "at least 6 processes" in state["next_step"]
+    assert state["next_step"].startswith("Choose a smaller base model")  # as for fewer bits, which may be installed
 
 
 # 20 layers of 1 MB in float32, and an embedding of 4 MB: whole 24 MB, split over four 12 MB, with the adapter
