@@ -30,6 +30,7 @@ from core.engine.training.launcher import LauncherUnavailable  # noqa: E402
 from core.engine.training.ray_cluster import Capacity, ClusterJob  # noqa: E402
 from core.engine.training.ray_launcher import RayLauncher, RayTrainer  # noqa: E402
 from core.engine.training.shared_storage import SharedFolder  # noqa: E402
+from core.engine.training.trainer import on_ray  # noqa: E402
 from core.message import msg  # noqa: E402
 from tests.support.engine_process import ROOT  # noqa: E402
 from tests.support.tiny_gemma import write_tiny_gemma  # noqa: E402
@@ -537,3 +538,17 @@ def test_two_processes_have_the_curve_and_the_model_of_one(tmp_path: Path) -> No
             assert two == pytest.approx(one, abs=1e-4), (method, name)
         models = [gguf_file.read_adapter(folders[method, size] / "final.gguf").layers for size in (1, 2)]
         assert all(np.allclose(models[0][name][1], models[1][name][1], atol=1e-4) for name in models[0])
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("gloo/transport/tcp/pair.cc:537: Connection reset by peer"), True),
+        (MemoryError("std::bad_alloc"), True),  # the process is being ended
+        (MemoryError(), False),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes"), False),
+        (ValueError("shapes differ"), False),
+    ],
+)
+def test_the_end_of_another_process_is_no_failure_of_the_job(error: Exception, expected: bool) -> None:
+    assert on_ray._is_lost_peer(error) is expected

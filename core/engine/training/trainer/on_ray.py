@@ -31,6 +31,9 @@ _FAILURE = "failure.json"
 # Ray's own memory monitor, and PyTorch's allocators
 _NO_MEMORY = re.compile(r"OutOfMemory|out of memory|running low on memory|MemoryError", re.IGNORECASE)
 _LOST_PEER = re.compile(r"gloo|nccl|connection (closed|reset) by peer|socket", re.IGNORECASE)
+# Of gloo, if Ray ends this process during an exchange because its driver is gone. If memory is really short, the driver
+# is still there and says so.
+_TORN_DOWN = "std::bad_alloc"
 _LOG_CHARS = 160  # Ray explains in a paragraph what may have happened to a process; the first sentences say what did
 _TIMEOUT_S = 1800  # for one step of the slowest process, including the conversion of a base model
 
@@ -161,6 +164,8 @@ def _is_lost_peer(exc: Exception) -> bool:
     """Whether an error only says that another process has gone."""
     from torch import distributed
 
+    if isinstance(exc, MemoryError) and str(exc) == _TORN_DOWN:
+        return True
     if device.is_out_of_memory(exc):
         return False
     return isinstance(exc, distributed.DistError) or (
