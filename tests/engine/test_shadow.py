@@ -8,11 +8,13 @@ import socket
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import httpx2
 import openai
 import pytest
 from starlette.requests import Request
@@ -37,6 +39,7 @@ from tests.support.waiting import until
 _OLD = "ft:gpt-4o-mini:org::abc"
 _KEY = "sk-the-key-of-the-old-model"
 _labels = ["s0"]  # of each test; one that has ended cannot start again
+_LONG_BYTES = 33 << 20  # longer answers than 32 MiB are not read
 _MESSAGES: Any = [{"role": "user", "content": "a"}]
 
 
@@ -311,6 +314,66 @@ def test_the_callers_answer_does_not_depend_on_what_can_be_recorded(
     (call,) = _calls(engine, 1)
     assert (call["state"], call["prompt_tokens"]) == ("answered", 9)
     assert len(provider.requests) == 1
+
+
+def test_a_long_answer_is_passed_on_unread(engine: EngineUnderTest, provider: FaultServer) -> None:
+    _start(engine, provider.url)
+    choices = [{"message": {"content": "x" * _LONG_BYTES}}]
+    body = json.dumps({"choices": choices, "usage": {"prompt_tokens": 9}}).encode()
+    provider.enqueue(fault_server.raw(body, "application/json; charset=utf-8"))
+    with engine.http() as http:
+        answer = http.post("/v1/chat/completions", json={"model": _OLD, "messages": _MESSAGES})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json; charset=utf-8")
+    assert answer.content == body
+    (call,) = _calls(engine, 1)
+    assert (call["state"], call["status"], call["copy"], call["old"]) == ("answered", 200, "dropped", None)
+    assert call["prompt_tokens"] is None and call["old_s"] > 0
+
+
+def test_a_long_answer_that_is_cut_ends_with_an_error_and_is_not_recorded_as_an_answer(
+    engine: EngineUnderTest, provider: FaultServer
+) -> None:
+    _start(engine, provider.url)
+    provider.enqueue(replace(fault_server.raw(b" " * _LONG_BYTES), end="cut"))
+    with engine.http() as http, pytest.raises(httpx2.RemoteProtocolError):
+        http.post("/v1/chat/completions", json={"model": _OLD, "messages": _MESSAGES})
+    (call,) = _calls(engine, 1)
+    assert (call["state"], call["copy"]) == ("unknown", "none") and "before the answer was complete" in call["error"]
+
+
+def test_a_long_error_is_passed_on_with_its_status_and_without_the_key(
+    engine: EngineUnderTest, provider: FaultServer
+) -> None:
+    _start(engine, provider.url)
+    provider.enqueue(replace(fault_server.raw(_KEY.encode() * (_LONG_BYTES // len(_KEY))), status=500))
+    with engine.http() as http:
+        answer = http.post("/v1/chat/completions", json={"model": _OLD, "messages": _MESSAGES})
+    assert answer.status_code == 500 and answer.text.startswith("[key]") and _KEY[:3] not in answer.text
+    (call,) = _calls(engine, 1)
+    assert (call["state"], call["status"], call["copy"]) == ("failed", 500, "none") and _KEY not in call["error"]
+
+
+def test_a_call_with_a_lone_surrogate_is_relayed_and_not_copied(engine: EngineUnderTest, provider: FaultServer) -> None:
+    _start(engine, provider.url)
+    provider.enqueue(fault_server.text("refund"))
+    body = {"model": _OLD, "messages": [{"role": "user", "content": "x\ud800"}]}
+    with engine.http() as http:
+        answer = http.post("/v1/chat/completions", content=json.dumps(body).encode())
+    assert answer.json()["choices"][0]["message"]["content"] == "refund"
+    assert [seen.body for seen in provider.requests] == [body]
+    (call,) = _calls(engine, 1)
+    assert (call["state"], call["copy"], call["request"], call["old"]) == ("answered", "none", "", None)
+
+
+def test_a_stopped_model_whose_error_has_a_lone_surrogate_is_replaced(
+    engine: EngineUnderTest, provider: FaultServer
+) -> None:
+    _start(engine, provider.url)
+    provider.enqueue(fault_server.error(404, "The model \ud800 does not exist", "model_not_found"))
+    assert _ask(engine).model == _OLD
+    assert (_shadow(engine)["state"], _shadow(engine)["reason"]) == ("dark", "The model ? does not exist")
+    (call,) = _calls(engine, 1)
+    assert (call["state"], call["status"], call["error"]) == ("failed", 404, "The model ? does not exist")
 
 
 def test_a_stream_with_an_odd_part_is_recorded_and_its_connection_closed(

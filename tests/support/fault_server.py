@@ -170,7 +170,7 @@ class FaultHandler(BaseHTTPRequestHandler):
             refused = error(400, "Only n = 1 is supported")
             self._send(refused.status, refused.body or b"")
         elif answer.body is not None:
-            self._send(answer.status, answer.body, answer.content_type, answer.headers)
+            self._send(answer.status, answer.body, answer.content_type, answer.headers, cut=answer.end == "cut")
         elif not isinstance(body, dict) or not body.get("model"):
             self._send(400, b"{}")
         elif body.get("stream"):
@@ -184,11 +184,14 @@ class FaultHandler(BaseHTTPRequestHandler):
         body: bytes,
         content_type: str = "application/json",
         headers: Mapping[str, str] | None = None,
+        *,
+        cut: bool = False,
     ) -> None:
+        self.close_connection = self.close_connection or cut
         try:
             self.send_response(status)
             self.send_header("content-type", content_type)
-            self.send_header("content-length", str(len(body)))
+            self.send_header("content-length", str(len(body) + cut))
             for name, value in (headers or {}).items():
                 self.send_header(name, value)
             self.end_headers()

@@ -55,17 +55,25 @@ class Reader(Protocol):
     def feed(self, chunk: bytes) -> None:
         """Read the next bytes."""
 
+    def end(self) -> None:
+        """Note that the answer has ended as it should: the connection was not cut."""
+
     def answer(self) -> AnswerText:
         """What was read so far. The text is None if its end is missing, or if it is too long."""
 
 
 class Unread:
-    """For an answer that is too long to be read."""
+    """For an answer that is too long to be read, or cannot be."""
 
-    is_complete = True
+    def __init__(self, *, is_complete: bool) -> None:
+        self.is_complete = is_complete
 
     def feed(self, chunk: bytes) -> None:
         """Ignore the bytes."""
+
+    def end(self) -> None:
+        """See `Reader`."""
+        self.is_complete = True
 
     def answer(self) -> AnswerText:
         """Nothing is known."""
@@ -97,6 +105,9 @@ class StreamReader:
                 self._event(whole[len(_DATA) :].strip())
         if len(self._line) + len(rest) <= _MAX_LINE_BYTES:
             self._line += rest
+
+    def end(self) -> None:
+        """A stream is complete if its last part was seen."""
 
     def answer(self) -> AnswerText:
         """See `Reader`."""

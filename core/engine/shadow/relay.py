@@ -35,7 +35,7 @@ from core.message import msg
 
 MAX_COPIED_BYTES = 1 << 20
 """Calls with a longer body are not copied."""
-_MAX_KEPT_BYTES = 32 << 20  # of an answer that is not streamed; a longer one is passed on unread
+_MAX_KEPT_BYTES = 32 << 20  # of an answer that is not streamed; a longer one is passed on unread, of an error this much
 _MAX_REASON_CHARS = 300
 _CALLER_LEFT = "The caller left before the answer was complete."
 _RETRY_S = 2  # how soon the studio hands over a key after a restart of the engine
@@ -121,7 +121,8 @@ class Relay:
                 code="shadow_key_missing",
             )
             return JSONResponse(error.body(), 503, {"retry-after": str(_RETRY_S)})
-        copies = random.random() * 100 < shadow.share and len(raw) <= MAX_COPIED_BYTES  # no secret
+        in_share = random.random() * 100 < shadow.share  # no secret
+        copies = in_share and len(raw) <= MAX_COPIED_BYTES and _is_storable(body)
         call_id = await run_in_threadpool(shadow_store.begin, self._store, shadow, endpoint, copies=copies)
         call = _Call(shadow, endpoint, call_id, body if copies else None, key)
         try:
@@ -148,8 +149,8 @@ class Relay:
         if response.is_success and headers.get("content-type", "").startswith("text/event-stream"):
             return EventStream(PassedOn(self, call, chunks, answer_texts.StreamReader(call.endpoint)), headers)
         content, is_whole = await until_disconnected(request, _beginning(chunks))
-        if not is_whole:
-            passed_on = PassedOn(self, call, chunks, answer_texts.Unread(), content)
+        if response.is_success and not is_whole:
+            passed_on = PassedOn(self, call, chunks, answer_texts.Unread(is_complete=False), content)
             return EventStream(passed_on, {"content-type": "application/json", **headers})
         if response.is_success:
             try:
@@ -159,6 +160,9 @@ class Relay:
                 self._answered(call, AnswerText(None))
             return Response(content, response.status_code, headers)
         content = content.replace(call.key.encode(), b"[key]")
+        if not is_whole:  # of such a long error, its beginning is passed on; it may end with a part of the key
+            content = content[: -len(call.key)]
+            await call.close()
         reason = upstream.stopped(response.status_code, content)
         said = (reason or content.decode("utf-8", "replace"))[:_MAX_REASON_CHARS]
         self._end(call, "failed", status=response.status_code, error=said)
@@ -242,6 +246,7 @@ class PassedOn:
     ) -> None:
         self._relay, self._call, self._chunks, self._beginning = relay, call, chunks, beginning
         self._reader: answer_texts.Reader | None = reader
+        self._is_stream = not beginning
 
     def __aiter__(self) -> PassedOn:
         return self
@@ -253,12 +258,16 @@ class PassedOn:
         try:
             chunk = await anext(self._chunks)
         except StopAsyncIteration:
+            if self._reader is not None:
+                self._reader.end()
             await self._finish(is_over=True)
             raise
         except httpx2.HTTPError as exc:
             if self._reader is None or self._reader.is_complete:
                 raise StopAsyncIteration from exc
             await self._finish(is_over=True)
+            if not self._is_stream:
+                raise  # the connection to the caller is cut too
             failure = _cannot_reach(self._call.shadow, _reason(self._call, exc))
             return b"data: " + json.dumps(failure.body()).encode() + b"\n\n"
         if self._reader is not None:
@@ -266,7 +275,7 @@ class PassedOn:
                 self._reader.feed(chunk)
             except Exception as exc:  # the caller has paid for this answer and must get it
                 _log.warning("The answer to a relayed call cannot be read: %s", type(exc).__name__)
-                self._reader = answer_texts.Unread()
+                self._reader = answer_texts.Unread(is_complete=True)
         return chunk
 
     async def aclose(self) -> None:
@@ -309,10 +318,18 @@ def _with_body(request: Request, raw: bytes) -> Request:
 def _parsed(raw: bytes) -> Mapping[str, Any]:
     try:
         body = json.loads(raw)
-        json.dumps(body, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
+
+
+def _is_storable(body: Mapping[str, Any]) -> bool:
+    """Whether a call has no lone surrogate, which can be neither stored nor tokenised."""
+    try:
+        json.dumps(body, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _reason(call: _Call, exc: Exception) -> str:

@@ -99,6 +99,7 @@ def stopped(status: int, body: bytes) -> str | None:
     try:
         error = json.loads(body)["error"]
         code, message = str(error.get("code") or "").lower(), str(error.get("message") or "")
+        message = message.encode("utf-8", "replace").decode()  # a lone surrogate can't be stored
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     if status != 400 and code in _STOPPED_CODES:
