@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from core.actor import Actor, requires
 from core.db import audit_log
 from core.db.store import Store, advisory_lock, new_id
-from core.db.tables import ModelShadow, ShadowPair
+from core.db.tables import ModelShadow, ShadowPair, utcnow
 from core.errors import BadRequest, ChangedMeanwhile, FabulaError, Misconfigured, Unavailable
 from core.message import msg
 from core.migrate import shadow_states as states
@@ -160,9 +160,9 @@ def start(store: Store, actor: Actor, registry: Registry, form: ShadowForm, expe
             with store.session() as session:
                 session.execute(delete(ModelShadow).where(ModelShadow.id == shadow_id))
         raise
-    states.confirm(store, client, shadow_id)
     with store.session() as session:
         audit_log.note(session, f"aliases {form.alias} relayed to", None, form.provider)
+    states.confirm_or_note(store, client, shadow_id)
     return shadow_id
 
 
@@ -217,9 +217,12 @@ def resume(store: Store, actor: Actor, registry: Registry, shadow_id: str) -> st
 
 @requires("admin")
 def delete_pairs(store: Store, actor: Actor, registry: Registry, shadow_id: str) -> None:
-    """Delete the stored calls and answers of a comparison; its counts and costs stay."""
+    """Delete the stored calls and answers of a comparison, also those that the worker is about to store; its counts
+    and costs stay.
+    """
     engine_shadows.forget_texts(registry.get(ENGINE), shadow_id)
     with store.session() as session:
+        states.get(session, shadow_id, locks=True).texts_deleted_at = utcnow()
         session.execute(delete(ShadowPair).where(ShadowPair.shadow_id == shadow_id))
 
 

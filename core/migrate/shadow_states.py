@@ -120,6 +120,7 @@ def ended_without_relay(store: Store, client: Client, row: ModelShadow, by: str)
 
 
 def confirm_or_note(store: Store, client: Client, shadow_id: str) -> None:
+    """The same, but if the engine does not respond, show that; the worker asks it again."""
     try:
         confirm(store, client, shadow_id)
     except Unavailable as exc:

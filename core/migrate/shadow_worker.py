@@ -114,13 +114,16 @@ def _collect(
     """Bring the calls that have ended into the ledger, and let the engine delete them. Returns how many are left."""
     after = row.collected
     while True:
+        with store.reading() as session:
+            deleted_at = shadow_states.get(session, row.id).texts_deleted_at
         found, left = engine_shadows.calls(client, row.id, after)
         if not found:
             break
         after = found[-1].ended
         book = custom_prices.book(store, shared_files.storage(Settings.from_env()))
         with store.session() as session:
-            _store(session, session.get_one(ModelShadow, row.id, with_for_update=True), found, book)
+            current = session.get_one(ModelShadow, row.id, with_for_update=True)
+            _store(session, current, found, book, keeps_texts=current.texts_deleted_at == deleted_at)
         engine_shadows.forget(client, row.id, after)
         if stopping.is_set():
             return 1
@@ -131,8 +134,14 @@ def _collect(
     return left
 
 
-def _store(session: Session, row: ModelShadow, found: Sequence[RelayedCall], book: PriceBook) -> None:
-    """Record calls, each once: `collected` is raised in the same transaction."""
+def _store(
+    session: Session, row: ModelShadow, found: Sequence[RelayedCall], book: PriceBook, *, keeps_texts: bool
+) -> None:
+    """Record calls, each once: `collected` is raised in the same transaction.
+
+    Args:
+        keeps_texts: False if someone has deleted the texts since these were collected.
+    """
     for call in found:
         if call.ended <= row.collected:
             continue
@@ -148,7 +157,7 @@ def _store(session: Session, row: ModelShadow, found: Sequence[RelayedCall], boo
                 cost_usd=cost,
             )  # fmt: skip
         if call.state == "answered" and call.old is not None and call.copy in ("answered", "failed"):
-            _compare(session, row, call, call.old)
+            _compare(session, row, call, call.old, keeps_texts=keeps_texts)
     session.flush()
     oldest_kept = (
         select(ShadowPair.id)
@@ -161,7 +170,7 @@ def _store(session: Session, row: ModelShadow, found: Sequence[RelayedCall], boo
         session.execute(delete(ShadowPair).where(ShadowPair.shadow_id == row.id, ShadowPair.id < last))
 
 
-def _compare(session: Session, row: ModelShadow, call: RelayedCall, old: str) -> None:
+def _compare(session: Session, row: ModelShadow, call: RelayedCall, old: str, *, keeps_texts: bool) -> None:
     """Compare both answers. If that fails, the call is recorded all the same: it may have been paid."""
     try:
         score = agreement.score(old, call.new)
@@ -171,6 +180,8 @@ def _compare(session: Session, row: ModelShadow, call: RelayedCall, old: str) ->
         return
     row.compared += 1
     row.agreed += score
+    if not keeps_texts:
+        return
     prompt = call.request if len(call.request) <= shadow.KEPT_CHARS else agreement.last_message(call.request)
     session.add(
         ShadowPair(

@@ -514,6 +514,19 @@ def test_a_copy_that_is_dropped_leaves_no_texts_and_counts_once(
     assert (shadow.copied, shadow.dropped) == (0, 1)
 
 
+def test_a_copy_that_ends_after_the_texts_were_deleted_leaves_none(tmp_path: Path) -> None:
+    store = EngineStore(tmp_path / "engine.db")
+    shadow = Shadow("old", 1, TINY, "https://x/v1", "s1", 100, 1)
+    store.add(shadow)
+    call_id = shadow_store.begin(store, shadow, answer_texts.CHAT, copies=True)
+    shadow_store.answered(store, call_id, copies=True, old="x", request="[]", prompt_tokens=1)
+    shadow_store.forget_texts(store, "s1")
+    shadow_store.copied(store, call_id, copy="answered", new="y", new_s=1.0)
+    (found,) = store.select(ShadowCall, "1")
+    assert (found.request, found.old, found.new, found.bytes) == ("", None, None, 0)
+    assert (found.copy, found.new_s, found.prompt_tokens, found.ended > 0) == ("answered", 1.0, 1, True)
+
+
 def test_calls_that_are_not_collected_are_bounded_and_the_lost_ones_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from itertools import accumulate
 from random import Random
@@ -18,13 +19,16 @@ pytest.importorskip("xllamacpp", reason="requirements-engine.txt is not installe
 
 from core.actor import LOCAL, Actor
 from core.db.store import Store
-from core.db.tables import ModelShadow, ShadowPair, Spend, utcnow
+from core.db.tables import AuditEntry, ModelShadow, ShadowPair, Spend, utcnow
 from core.errors import BadRequest, ChangedMeanwhile, FabulaError, NotAllowed, Unavailable
 from core.migrate import shadow, shadow_worker
 from core.migrate.shadow import ShadowForm, ShadowView
 from core.parity import agreement
+from core.pricing import custom_prices
+from core.pricing.price_book import PriceBook
 from core.providers import Provider, Registry, RetryPolicy, engine_aliases, engine_shadows
 from core.providers.engine_aliases import Expected
+from core.providers.engine_shadows import EngineShadow
 from core.providers.registry import ENGINE
 from tests.support import fault_server
 from tests.support.engine_process import DEADLINE_S, TINY, TOKEN, EngineUnderTest, running
@@ -130,6 +134,27 @@ def test_calls_are_counted_paid_and_compared_once(
     shadow.delete_pairs(store, LOCAL, registry, shadow_id)
     found = _look(store, registry, shadow_id)
     assert (found.pairs, found.agreement.n) == (0, 2)
+
+
+def test_texts_that_are_deleted_while_the_worker_has_them_are_not_stored(
+    store: Store, registry: Registry, engine: EngineUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shadow_id = shadow.start(store, LOCAL, registry, _FORM)
+    _ask(engine)
+    until(lambda: engine_shadows.calls(registry.get(ENGINE), shadow_id, 0)[0], "the call has ended")
+    book = custom_prices.book
+
+    def delete_first(*args: Any) -> PriceBook:
+        """The worker reads the prices between fetching calls and storing them."""
+        shadow.delete_pairs(store, LOCAL, registry, shadow_id)
+        return book(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(custom_prices, "book", delete_first)
+        found = _look(store, registry, shadow_id)
+    assert (found.pairs, found.agreement.n, len(_spent(store, shadow_id))) == (0, 1, 1)
+    _ask(engine)
+    assert _compared(store, registry, shadow_id, 2).pairs == 1  # later calls are stored again
 
 
 def test_it_flips_by_itself_and_back(
@@ -253,6 +278,20 @@ def test_a_start_without_an_answer_is_settled_by_the_worker(
         session.get_one(ModelShadow, found.id).created_at -= timedelta(minutes=5)
     found = _look(store, registry, found.id)
     assert (found.state, bool(found.reason)) == (("on", False) if arrived else ("stopped", True))
+
+
+def test_a_start_that_the_engine_has_accepted_is_in_the_audit_log_if_its_confirmation_fails(
+    store: Store, registry: Registry, engine: EngineUnderTest
+) -> None:
+    admin = Actor("a", "Ann", "admin", ask_role=lambda: "admin")  # signed in, so what they do is recorded
+    with FaultServer() as silent:
+        relay = EngineShadow("x", "", TINY, 100, True, "on", "", 0, True)
+        silent.enqueue(fault_server.raw(json.dumps(asdict(relay)).encode()), fault_server.error(503, "Restarting"))
+        shadow.start(store, admin, _without_engine(registry, silent.url), _FORM)
+    assert (_newest(store).state, bool(_newest(store).note)) == ("starting", True)  # the worker goes on
+    with store.reading() as session:
+        changes = [json.loads(one.details)["changes"] for one in session.query(AuditEntry).filter_by(actor="a")]
+    assert {f"aliases {_OLD} relayed to": [None, "fault"]} in changes
 
 
 def test_a_newer_change_is_never_undone(store: Store, registry: Registry, engine: EngineUnderTest) -> None:

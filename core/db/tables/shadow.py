@@ -39,6 +39,7 @@ class ModelShadow(Base):
     compared: Mapped[int] = mapped_column(default=0)
     agreed: Mapped[float] = mapped_column(default=0.0)  # sum of the scores of the compared calls
     collected: Mapped[int] = mapped_column(default=0)  # the engine's number of the last call that is in the ledger
+    texts_deleted_at: Mapped[datetime | None]  # when someone last deleted its pairs
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     created_by: Mapped[str] = mapped_column(String(100))
     ended_by: Mapped[str | None] = mapped_column(String(100))  # who has decided; as in `AliasChange.changed_by`

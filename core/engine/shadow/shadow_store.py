@@ -125,11 +125,13 @@ def failed(store: EngineStore, call_id: str, *, state: CallState = "failed", **v
 
 
 def copied(store: EngineStore, call_id: str, *, copy: CopyState, **values: object) -> None:
-    """Record the copy's answer, or why there is none. The call ends with it. The texts of a dropped one are deleted."""
+    """Record the copy's answer, or why there is none. The call ends with it. The texts of a dropped one are deleted,
+    and so is an answer that arrives after the call's texts were deleted.
+    """
     with store.transaction() as transaction:
         if store.update(ShadowCall, call_id, where="copy = 'waiting'", copy=copy, **values):
-            if copy == "dropped":
-                transaction.execute(f"UPDATE shadow_calls SET {_NO_TEXTS} WHERE id = ?", (call_id,))  # constant
+            gone = "id = ? AND (copy = 'dropped' OR old IS NULL)"  # a copy is made of an answer with a text
+            transaction.execute(f"UPDATE shadow_calls SET {_NO_TEXTS} WHERE {gone}", (call_id,))  # constants
             _count(transaction, call_id, "dropped = dropped + 1" if copy == "dropped" else "copied = copied + 1")
             _end(store, call_id)
 
