@@ -147,6 +147,13 @@ def test_an_adapter_of_another_base_is_refused(
     assert (failed.state, failed.error_code) == ("failed", "other_base")
 
 
+@pytest.mark.parametrize("form", ["gguf-adapter", "peft", "gguf-f16"])
+def test_an_adapter_without_layers_is_named(form: Form, gemma: ExportSpec, tmp_path: Path) -> None:
+    gguf_file.write_adapter(tmp_path / "adapter.gguf", gguf_file.Adapter("gemma3", 8.0, {}))
+    failed = _export(gemma, form, tmp_path / "export", tmp_path / "adapter.gguf")
+    assert (failed.state, failed.error_code) == ("failed", "damaged_adapter") and "LoRA adapter" in failed.error
+
+
 def test_a_base_that_is_gone_and_a_full_disk_are_named(
     gemma: ExportSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ pytest.importorskip("torch", reason="requirements-engine.txt is not installed")
 from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
+from core.engine.formats import gguf_file
 from core.engine.training.job_folder import RESULTS_COLUMNS
 from core.message import cause_of, restored
 from tests.support.engine_process import (
@@ -436,3 +437,18 @@ def test_a_finished_job_keeps_only_small_files(engine: EngineUnderTest, tuned: F
     poll(lambda: not list(folder.glob("*.safetensors")) and not list(folder.glob("*.npz")))
     assert json.loads((folder / "job.json").read_text())["seed"] == 7
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 100_000
+
+
+def test_a_job_that_starts_from_a_damaged_adapter_fails_with_the_reason(
+    engine: EngineUnderTest, client: OpenAI
+) -> None:
+    folder, name = engine.home / "adapters", f"ft:{TINY}:fabula::damaged"
+    folder.mkdir(exist_ok=True)
+    gguf_file.write_adapter(folder / "damaged.gguf", gguf_file.Adapter("gemma3", 8.0, {}))
+    with closing(sqlite3.connect(engine.home / "engine.db")) as database, database:
+        columns = "id, created_at, base, adapter, format"
+        values = (name, 1, TINY, "adapters/damaged.gguf", "completion")
+        database.execute(f"INSERT INTO models ({columns}) VALUES (?, ?, ?, ?, ?)", values)
+    job = finished(client, client.fine_tuning.jobs.create(model=name, training_file=upload(client, pairs(4))).id)
+    assert (job.status, job.error and job.error.code) == ("failed", "damaged_adapter")
+    assert job.error and "not a LoRA adapter" in job.error.message

@@ -19,9 +19,10 @@ torch = pytest.importorskip("torch", reason="requirements-engine.txt is not inst
 
 from core import packaged_models  # noqa: E402
 from core.engine.formats import gguf_file, tokens, weights  # noqa: E402
+from core.engine.formats.unusable_model import UnusableModel  # noqa: E402
 from core.engine.job_rules import METHODS  # noqa: E402
 from core.engine.training.job_folder import JobSpec, Journal, read_lines  # noqa: E402
-from core.engine.training.trainer import model  # noqa: E402
+from core.engine.training.trainer import failure, model  # noqa: E402
 from core.engine.training.trainer.device import cpu, is_out_of_memory  # noqa: E402
 from core.engine.training.trainer.head import HeadResult, cross_entropy  # noqa: E402
 from core.engine.training.trainer.loop import Loop, LossDiverged  # noqa: E402
@@ -29,6 +30,7 @@ from core.engine.training.trainer.methods import OBJECTIVES  # noqa: E402
 from core.engine.training.trainer.model import LoraLinear  # noqa: E402
 from core.engine.training.trainer.objective import Supervised, TokenTally  # noqa: E402
 from core.engine.training.trainer.resume import Position, read_position  # noqa: E402
+from core.message import cause_of  # noqa: E402
 from tests.support.tiny_gemma import write_tiny_gemma  # noqa: E402
 from tests.support.waiting import WAIT_LIMIT_S  # noqa: E402
 
@@ -464,9 +466,35 @@ def test_adapters_survive_a_round_trip(tmp_path: Path) -> None:
     assert np.array_equal(back.layers["blk.1.ffn_up"][1], b.T)
 
 
-def test_a_model_is_not_an_adapter(base: Path) -> None:
-    with pytest.raises(ValueError, match="not a LoRA adapter"):
-        gguf_file.read_adapter(base / "tiny.gguf")
+def _adapter_bytes(path: Path, **matrices: np.ndarray[Any, Any]) -> bytes:
+    """An adapter's file whose one layer has these matrices, a and b."""
+    layers = {"blk.0.ffn_up": (matrices["a"], matrices["b"])} if matrices else {}
+    gguf_file.write_adapter(path, gguf_file.Adapter("gemma3", 32.0, layers))
+    return path.read_bytes()
+
+
+def test_a_file_that_is_no_whole_adapter_is_an_error_in_words(base: Path, tmp_path: Path) -> None:
+    whole = _adapter_bytes(tmp_path / "x.gguf", a=np.ones((4, 8)), b=np.ones((8, 4)))
+    contents = {
+        "a model": (base / "tiny.gguf").read_bytes(),
+        "without layers": _adapter_bytes(tmp_path / "x.gguf"),
+        "of rank 0": _adapter_bytes(tmp_path / "x.gguf", a=np.ones((0, 8)), b=np.ones((8, 0))),
+        "of two ranks": _adapter_bytes(tmp_path / "x.gguf", a=np.ones((4, 8)), b=np.ones((8, 2))),
+        "with one matrix": whole.replace(b"lora_b", b"lora_c"),
+        "without alpha": whole.replace(b"lora.alpha", b"lora.alphx"),
+        "cut": whole[: len(whole) // 2],
+        "empty": b"",
+        "a text": b"not a file of llama.cpp",
+    }
+    for name, content in contents.items():
+        path = tmp_path / f"{name}.gguf"
+        path.write_bytes(content)
+        with pytest.raises(UnusableModel, match=rf"not a LoRA adapter \({name}.gguf\)") as caught:
+            gguf_file.read_adapter(path)
+        error, next_step = failure.describe(caught.value)
+        assert (error, cause_of(error), next_step) == (caught.value.reason, "model_not_found", caught.value.next_step)
+    with pytest.raises(FileNotFoundError):
+        gguf_file.read_adapter(tmp_path / "gone.gguf")
 
 
 def test_encode_learns_trained_segments_and_the_end() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from gguf import MODEL_ARCH_NAMES
 from core.engine.bases import machine
 from core.engine.bases.record import BaseRecord
 from core.engine.formats import base_config, hf_folder
-from core.engine.formats.gguf_file import QuickReader, scalar
+from core.engine.formats.gguf_file import MALFORMED, QuickReader, scalar
 from core.engine.formats.hf_folder import HfFolder
 from core.engine.formats.unusable_model import UnusableModel
 from core.engine.job_rules import CONTEXT
@@ -21,7 +20,6 @@ from core.message import msg
 
 _MAGIC = b"GGUF"
 # Exceptions raised when a header value has a different type than in any valid model.
-_MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, struct.error)
 _LICENCE = re.compile(r"^license(?:_name)?:\s*[\"']?([^\s\"'#]+)", re.MULTILINE)
 
 
@@ -36,7 +34,7 @@ def describe_file(record: BaseRecord, path: Path, limit: int) -> BaseRecord:
         described = _described(record, path)
     except UnusableModel:
         raise
-    except _MALFORMED as exc:
+    except MALFORMED as exc:
         raise hf_folder.cut_file(path) from exc
     return _fitting(described, limit)
 
@@ -56,7 +54,7 @@ def check_file(path: Path) -> None:
         _open(path)
     except UnusableModel:
         raise
-    except _MALFORMED as exc:
+    except MALFORMED as exc:
         raise hf_folder.cut_file(path) from exc
 
 

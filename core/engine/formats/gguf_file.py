@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ from gguf import (
     TokenType,
     get_tensor_name_map,
 )
+
+from core.engine.formats.unusable_model import UnusableModel
+from core.message import msg
 
 _NO_TOKEN = 0xFFFFFFFF
 _CONTROL, _USER_DEFINED = int(TokenType.CONTROL), int(TokenType.USER_DEFINED)
@@ -60,6 +64,9 @@ _LAYER_MODULES = (
     "pre_feedforward_layernorm",
     "post_feedforward_layernorm",
 )
+
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, struct.error)
+"""What reading a damaged file raises."""
 
 
 class QuickReader(GGUFReader):
@@ -285,11 +292,22 @@ def read_adapter(path: Path) -> Adapter:
     """Read an adapter that `write_adapter` (or llama.cpp's converter) wrote.
 
     Raises:
-        ValueError: the file is not a LoRA adapter.
+        UnusableModel: the file is not a LoRA adapter, is damaged, or has no layers.
     """
+    try:
+        return _adapter_in(path)
+    except MALFORMED as exc:
+        raise UnusableModel(
+            "damaged_adapter",
+            msg("The model's adapter is damaged, or not a LoRA adapter ({name}).", name=path.name),
+            msg("Use another model, or restore the engine's home folder from a backup."),
+        ) from exc
+
+
+def _adapter_in(path: Path) -> Adapter:
     reader = QuickReader(path)
     if scalar(reader, "adapter.type") != "lora":
-        raise ValueError(f"{path.name} is not a LoRA adapter")
+        raise ValueError("another type of file")
     architecture = str(scalar(reader, "general.architecture"))
     tensors = {tensor.name: np.array(tensor.data, dtype=np.float32) for tensor in reader.tensors}
     suffix = ".weight.lora_a"
@@ -298,6 +316,8 @@ def read_adapter(path: Path) -> Adapter:
         for name, matrix in tensors.items()
         if name.endswith(suffix)
     }
+    if not layers or any(not a.shape[0] == b.shape[1] > 0 for a, b in layers.values()):
+        raise ValueError("no layers, or matrices that do not belong together")
     return Adapter(architecture, float(scalar(reader, "adapter.lora.alpha")), layers)
 
 

@@ -13,6 +13,7 @@ from core.engine.api.errors import ApiError, is_disk_full
 from core.engine.api.files import Files, source_path
 from core.engine.api.models import ModelCatalogue
 from core.engine.event_log import add_event
+from core.engine.formats.unusable_model import UnusableModel
 from core.engine.serving.llama import Pool
 from core.engine.store import EngineStore, Job, to_json
 from core.engine.training.shared_storage import StorageRefused
@@ -80,6 +81,8 @@ def describe_error(exc: Exception) -> JobFailed:
     """Convert any exception to a job error."""
     if isinstance(exc, ApiError):
         return JobFailed(exc.message, exc.code or "server_error")
+    if isinstance(exc, UnusableModel):
+        return JobFailed(with_cause(exc.message, "model_not_found"), exc.code)
     if isinstance(exc, StorageRefused):
         return JobFailed(with_cause(sentences(exc.what, exc.next_step), "storage"), "insufficient_storage")
     if is_disk_full(exc):

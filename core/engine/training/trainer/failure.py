@@ -6,6 +6,7 @@ import errno
 import sys
 
 from core.engine.formats.base_config import UntrainableModel
+from core.engine.formats.unusable_model import UnusableModel
 from core.engine.job_rules import TRAINING_DEVICE_SETTING
 from core.engine.training.job_folder import Journal
 from core.engine.training.shared_storage import StorageRefused
@@ -35,6 +36,8 @@ def describe(exc: Exception) -> tuple[str, str]:
         return with_cause(
             msg("The base model can be served here but not trained: {reason}.", reason=exc), "model_not_found"
         ), msg("Use another base model.")
+    if isinstance(exc, UnusableModel):  # the adapter was damaged after the job was created
+        return with_cause(exc.reason, "model_not_found"), exc.next_step
     if isinstance(exc, LossDiverged):
         return with_cause(msg("Training diverged: {reason}.", reason=exc), "diverged"), msg(
             "Use a smaller learning_rate_multiplier."
