@@ -724,3 +724,12 @@ def test_in_team_mode_each_name_needs_its_certificate_also_at_the_same_address(
     with serving(certificate) as place:
         urls = [f"https://{name}:{place.rpartition(':')[2]}/v1" for name in (_NAME, _OTHER_NAME)]
         assert _relayed_for_a_team(tmp_path, "127.0.0.1", *urls) == [404, 502]  # the server has no such path
+
+
+def test_in_team_mode_a_proxy_looks_names_up_and_inner_addresses_are_refused_all_the_same(
+    provider: FaultServer, tmp_path: Path, named: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", provider.url.removesuffix("/v1"))
+    named("127.0.0.1")  # what this machine's own look-up would find
+    assert _relayed_for_a_team(tmp_path, "", f"http://{_NAME}/v1", "http://169.254.169.254/v1") == [200, 502]
+    assert [seen.headers["host"] for seen in provider.requests] == [_NAME]
