@@ -11,7 +11,7 @@ from torch import distributed
 
 from core.engine.launcher_settings import Shard
 from core.engine.training.job_folder import JobSpec, Journal
-from core.engine.training.trainer import failure
+from core.engine.training.trainer import failure, frozen
 from core.engine.training.trainer.device import Device
 from core.engine.training.trainer.on_ray import SilentJournal
 from core.engine.training.trainer.ranks import ALONE, ProcessGroup
@@ -41,8 +41,9 @@ if __name__ == "__main__":
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--shard", choices=get_args(Shard), default="never")
     parser.add_argument("--stop-after", type=int)
-    parser.add_argument("--free", type=int, help="bytes of memory that seem to be free")
+    parser.add_argument("--free", type=int, help="bytes of memory that seem to be free, without bitsandbytes")
     options = vars(parser.parse_args())
     if free := options.pop("free"):
         Device.free_bytes = lambda _: free  # type: ignore[method-assign, assignment]
+        frozen.can_quantise = lambda: False
     main(**options)
