@@ -8,9 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -19,7 +21,12 @@ pytest.importorskip("torch", reason="requirements-engine.txt is not installed")
 from openai import APIStatusError, BadRequestError, InternalServerError, OpenAI
 
 from core.engine import serve_settings
+from core.engine.api.errors import ApiError
+from core.engine.formats import gguf_file, weights
 from core.engine.serve_settings import VllmSettings
+from core.engine.serving.llama import BaseModel
+from core.engine.serving.vllm_folders import VllmFolders
+from tests.support import tls_proxy
 from tests.support.engine_process import (
     ROOT,
     TINY,
@@ -30,6 +37,7 @@ from tests.support.engine_process import (
     running,
     upload,
 )
+from tests.support.tiny_models import TinyModel
 from tests.support.vllm_server import FakeVllm, Reply, serving
 
 ASKED: Any = [{"role": "user", "content": "一个英雄"}]
@@ -358,6 +366,60 @@ def test_a_deleted_model_is_unloaded_and_its_folder_deleted(tuned: str, client: 
     assert caught.value.code == "model_not_found"
 
 
+def test_an_adapter_that_was_made_for_another_base_is_refused(
+    tuned: str, engine: EngineUnderTest, tmp_path: Path
+) -> None:
+    file = TinyModel("qwen3").write(tmp_path / "other.gguf")
+    other = BaseModel("other", file, gguf_file.model_card(file))
+    adapter = next((engine.home / "adapters").glob(f"*{tuned.rpartition(':')[2]}*"))
+    folders = VllmFolders(tmp_path / "home")
+    with pytest.raises(ApiError) as caught:
+        folders.of_adapter(other, adapter)
+    assert caught.value.status == 503 and "does not fit this base model" in str(caught.value)
+    assert folders.adapters(adapter) == []
+
+
+def test_a_server_behind_https_is_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority, certificate = tls_proxy.authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    with (
+        serving(FakeVllm(TINY, "/models/tiny")) as plain,
+        tls_proxy.running(certificate, urlsplit(plain).port or 0) as address,
+    ):
+        monkeypatch.setenv("FABULA_ENGINE_SERVE", address)
+        with running(tmp_path / "home") as engine:
+            assert _complete(engine.client()).choices[0].text == "Once upon a time"
+
+
+def test_the_lines_of_a_batch_are_answered_together(client: OpenAI, vllm: FakeVllm) -> None:
+    vllm.together = threading.Barrier(20)  # each answer waits until twenty are asked for
+    lines = [
+        json.dumps({"custom_id": str(n), "method": "POST", "url": "/v1/completions",
+                    "body": {"model": TINY, "prompt": "a", "max_tokens": 9}})
+        for n in range(40)
+    ]  # fmt: skip
+    file = client.files.create(file=("lines.jsonl", "\n".join(lines).encode()), purpose="batch")
+    batch = client.batches.create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h")
+    poll(lambda: client.batches.retrieve(batch.id).status == "completed")
+    counts = client.batches.retrieve(batch.id).request_counts
+    assert counts is not None and (counts.completed, counts.failed) == (40, 0)
+
+
+def test_a_removed_base_leaves_no_converted_folder(
+    client: OpenAI, vllm: FakeVllm, engine: EngineUnderTest, tmp_path: Path
+) -> None:
+    home, file = engine.home, TinyModel("qwen3").write(tmp_path / "mine.gguf")
+    with engine.http() as http:
+        base = http.post("/fabula/v1/bases", json={"source": "file", "path": str(file)}).json()["id"]
+        poll(lambda: http.get(f"/fabula/v1/bases/{base}").json()["state"] == "ready")
+        record = json.loads((home / "bases" / base / "record.json").read_text())
+        written = [weights.cache_dir(Path(record["gguf"]), home), weights.vllm_dir(Path(record["gguf"]), home)]
+        for folder in written:
+            folder.mkdir(parents=True)
+        assert http.delete(f"/fabula/v1/bases/{base}").status_code == 200
+        assert not any(folder.exists() for folder in written)
+
+
 # --- a server that the engine starts ----------------------------------------------------------------------------------
 
 
@@ -392,12 +454,32 @@ def test_a_started_server_is_started_again_and_ends_with_the_engine(
         first = json.loads(note.read_text())
         assert first["arguments"][-2:] == ["--gpu-memory-utilization", "0.5"] and "--enable-lora" in first["arguments"]
         assert first["environ"]["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
+        watcher = int(Path(f"/proc/{first['pid']}/stat").read_text().rpartition(")")[2].split()[1])  # ends with it
         os.kill(first["pid"], signal.SIGKILL)
-        poll(lambda: _answers(engine) and json.loads(note.read_text())["pid"] != first["pid"])
+        poll(lambda: not _is_running(watcher))
+        assert _complete(client).choices[0].text == "Once upon a time"  # the first request waits for the next server
         last = json.loads(note.read_text())["pid"]
-        assert _is_running(last)
+        assert last != first["pid"] and _is_running(last)
         engine.kill()
         poll(lambda: not _is_running(last))
+
+
+def test_a_server_is_replaced_when_another_base_is_asked_for(note: Path, tmp_path: Path) -> None:
+    engine = EngineUnderTest(tmp_path / "home")
+    engine.models += f",other={TinyModel('qwen3').write(tmp_path / 'other.gguf')}"
+    engine.start()
+    try:
+        client = engine.client()
+        pids = []
+        for model in (TINY, "other", TINY):
+            assert client.completions.create(model=model, prompt="a", max_tokens=9).choices[0].text
+            started = json.loads(note.read_text())
+            assert model in started["arguments"]
+            pids.append(started["pid"])
+        assert len(set(pids)) == 3
+        poll(lambda: [_is_running(pid) for pid in pids] == [False, False, True])
+    finally:
+        engine.stop()
 
 
 def test_a_server_that_does_not_start_is_an_error_with_its_last_line(

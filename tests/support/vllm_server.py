@@ -20,6 +20,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from tests.support.waiting import WAIT_LIMIT_S
+
 DEFAULT = ("Once", " upon", " a", " time")
 
 
@@ -45,6 +47,7 @@ class FakeVllm:
     Attributes:
         requests: bodies of the completions that were asked for.
         adapters: paths of the loaded adapters by name.
+        together: what every completion waits at before it is answered.
     """
 
     base: str
@@ -58,6 +61,7 @@ class FakeVllm:
     requests: list[dict[str, Any]] = field(default_factory=list)
     adapters: dict[str, str] = field(default_factory=dict)
     loads: list[str] = field(default_factory=list)
+    together: threading.Barrier | None = None
 
     def refusal(self, body: dict[str, Any]) -> tuple[int, str] | None:
         """Why a completion is refused, as vLLM checks it; None if it is not."""
@@ -135,6 +139,8 @@ class _Handler(BaseHTTPRequestHandler):
             probs = _logprobs(tokens, first=None)
             choice = {"index": 0, "text": "".join(tokens), "logprobs": probs, "finish_reason": "length"}
             return self._json(200, {"id": "cmpl-1", "object": "text_completion", "choices": [choice]})
+        if vllm.together is not None:
+            vllm.together.wait(WAIT_LIMIT_S)
         reply = vllm.replies.popleft() if vllm.replies else Reply()
         if reply.error is not None and not reply.pieces:
             kind = "InternalServerError" if reply.error[0] >= 500 else "BadRequestError"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -135,12 +136,15 @@ class Bases:
                 msg("A job that is not finished uses {id}. Cancel the job, or wait until it ends.", id=base.id),
                 code="base_in_use",
             )
+        converted = self.models.converted(base)  # before a downloaded file is deleted
         try:
             self.library.remove(base.id)
         except KeyError as exc:  # removed in the meantime
             raise unknown_model(base.id) from exc
         self.models.forget(base.id)
         self.forget(base.id)
+        for folder in converted:
+            shutil.rmtree(folder, ignore_errors=True)
         return JSONResponse({"id": base.id, "object": "fabula.base", "deleted": True})
 
     def _add(self, source: Source, param: str, value: str, revision: str, base_id: str | None) -> BaseRecord:

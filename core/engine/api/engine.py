@@ -38,6 +38,7 @@ from core.engine.serving.generate import count_tokens
 from core.engine.serving.inference import Inference
 from core.engine.serving.llama import Pool
 from core.engine.serving.model_serving import LlamaServing, Serving
+from core.engine.serving.priority import lines_of
 from core.engine.serving.vllm import VllmServing
 from core.engine.serving.vllm_folders import VllmFolders
 from core.engine.shadow import shadow_store
@@ -97,6 +98,7 @@ class Engine:
         self.uploads.remove_leftovers()
         self.pool = Pool(config.threads, tokens_only=serve_settings.vllm(config.environ) is not None)
         self.serving = self._chosen_serving()
+        self.pool.priority.lines = lines_of(self.serving.parallel)
         self.inference = Inference(self.models, self.serving)
         self.aliases = Aliases(self.models, self.store)
         self.permissions = CheckpointPermissions(self.models)

@@ -108,6 +108,13 @@ class ModelCatalogue:
         aliases = (alias.id for alias in self._store.select(Alias, "1"))
         return frozenset({*self._configured, *packaged_models.WRITERS, *aliases})
 
+    def converted(self, added: BaseRecord) -> list[Path]:
+        """The folders that are written from an added GGUF file when they are needed."""
+        if not added.gguf or not Path(added.gguf).exists():
+            return []
+        file = Path(added.gguf)
+        return [weights.cache_dir(file, self._home), weights.vllm_dir(file, self._home)]
+
     def forget(self, name: str) -> None:
         """Close a base model that was removed from the library."""
         with self._lock:

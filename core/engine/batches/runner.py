@@ -23,7 +23,7 @@ from core.engine.batches import batch_store, input_file, line_answers, result_fi
 from core.engine.batches.batch_store import Line, StoredBatch
 from core.engine.batches.input_file import CheckedInput, Fault
 from core.engine.batches.line_answers import Endpoint
-from core.engine.serving.priority import LINES, Priority
+from core.engine.serving.priority import Priority
 from core.engine.store import EngineStore
 from core.message import msg
 
@@ -45,7 +45,7 @@ class BatchRunner:
     ) -> None:
         self._store, self._files, self._folder = store, files, folder
         self._endpoints, self._priority = endpoints, priority
-        self._news = [asyncio.Event() for _ in range(LINES + 1)]  # one for each loop
+        self._news = [asyncio.Event() for _ in range(priority.lines + 1)]  # one for each loop
         self._begun: dict[str, int] = {}  # batch → the last of its lines that was begun
         self._running: dict[asyncio.Task[None], str] = {}  # a line's task → its batch
         self._loops: list[asyncio.Task[None]] = []
@@ -54,7 +54,7 @@ class BatchRunner:
     def start(self) -> None:
         """Go on with the open batches."""
         self._remove_leftovers()
-        steps = (self._check_and_close, *[self._answer_next] * LINES)
+        steps = (self._check_and_close, *[self._answer_next] * self._priority.lines)
         self._loops = [
             asyncio.create_task(self._loop(step, news)) for step, news in zip(steps, self._news, strict=True)
         ]

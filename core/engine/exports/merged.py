@@ -256,5 +256,5 @@ def _other_base(name: str) -> UnusableModel:
     return UnusableModel(
         "other_base",
         msg("The adapter does not fit this base model ({name} differs).", name=name),
-        msg("Add the base that the model was trained on under its name, then export again."),
+        msg("Add the base that the model was trained on under its name, then try again."),
     )

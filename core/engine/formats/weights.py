@@ -62,6 +62,11 @@ def cache_dir(gguf: Path, home: Path) -> Path:
     return home / "models" / f"{gguf.stem}-{key}"
 
 
+def vllm_dir(gguf: Path, home: Path) -> Path:
+    """Folder for `gguf` as a Hugging Face folder, which vLLM reads; see `cache_dir`."""
+    return home / "vllm" / f"base-{cache_dir(gguf, home).name}"
+
+
 def convert(gguf: Path, folder: Path, on_message: Callable[[str], None]) -> Path:
     """Dequantise `gguf` to `folder/{config.json, weights.safetensors}`, once; takes at most about 15 s on two cores.
 

@@ -13,8 +13,16 @@ from contextvars import ContextVar
 
 from core.engine.job_rules import PARALLEL
 
-LINES = PARALLEL - 1
-"""Lines of batches that run at the same time while no other request is in progress; each model keeps a free slot."""
+
+def lines_of(parallel: int) -> int:
+    """Lines of batches that run at the same time while no other request is in progress, if a model decodes `parallel`
+    requests together: a quarter of these stays free for people.
+    """
+    return parallel - max(1, parallel // 4)
+
+
+LINES = lines_of(PARALLEL)
+"""The lines that llama.cpp answers."""
 _LINES_BESIDE_PEOPLE = 1  # so that a batch goes on, if slowly, on an engine that is always in use
 
 _in_background: ContextVar[bool] = ContextVar("in_background", default=False)
@@ -26,9 +34,14 @@ def in_background() -> bool:
 
 
 class Priority:
-    """Counts the requests of people and the running lines of batches. Call its methods on the event loop."""
+    """Counts the requests of people and the running lines of batches. Call its methods on the event loop.
+
+    Attributes:
+        lines: see `lines_of`.
+    """
 
     def __init__(self) -> None:
+        self.lines = LINES
         self._people = self._lines = 0
         self._changed = asyncio.Event()
 
@@ -48,7 +61,7 @@ class Priority:
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Wait until another line of a batch may run; it runs inside the block."""
-        while self._lines >= (_LINES_BESIDE_PEOPLE if self._people else LINES):
+        while self._lines >= (_LINES_BESIDE_PEOPLE if self._people else self.lines):
             self._changed.clear()
             await self._changed.wait()
         self._lines += 1

@@ -121,7 +121,7 @@ class VllmServing:
         """The connection to a healthy server of `base`; opens one if necessary, while the lock is held."""
         current = self._connection
         if current is not None and current.base == base.name:
-            if not current.suspect or await current.server.is_alive():
+            if not (current.suspect or current.server.has_ended) or await current.server.is_alive():
                 current.suspect = False
                 return current
         elif current is not None and current.leases and self._settings.url is None:

@@ -49,7 +49,7 @@ class VllmFolders:
             merged.write_safetensors(source, None, part)
             tokenizer.write(base.gguf, None, source, part)
 
-        return self._written(f"base-{source.name}", write)
+        return self._written(weights.vllm_dir(base.gguf, self._home).name, write)
 
     def of_adapter(self, base: BaseModel, adapter: Path) -> Path:
         """The adapter's folder, whose name is also the adapter's name on the server.

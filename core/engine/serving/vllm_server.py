@@ -37,6 +37,10 @@ class VllmServer(Protocol):
     address: ServerAddress
     served: ServedBase
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether its process is known to have ended."""
+
     async def is_alive(self) -> bool:
         """Whether the server is running and healthy."""
 
@@ -49,6 +53,8 @@ class JoinedServer:
 
     def __init__(self, address: ServerAddress, served: ServedBase) -> None:
         self.address, self.served = address, served
+
+    has_ended = False
 
     async def is_alive(self) -> bool:
         """Whether it is healthy and still has the same base."""
@@ -67,9 +73,14 @@ class StartedServer:
     def __init__(self, address: ServerAddress, served: ServedBase, process: asyncio.subprocess.Process) -> None:
         self.address, self.served, self._process = address, served, process
 
+    @property
+    def has_ended(self) -> bool:
+        """See `VllmServer`."""
+        return self._process.returncode is not None
+
     async def is_alive(self) -> bool:
         """See `VllmServer`."""
-        return self._process.returncode is None and await vllm_http.is_healthy(self.address)
+        return not self.has_ended and await vllm_http.is_healthy(self.address)
 
     async def stop(self) -> None:
         """See `VllmServer`."""

@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 
 from core.engine.batches import line_answers
 from core.engine.batches.line_answers import Endpoint
-from core.engine.serving.priority import LINES, Priority
+from core.engine.serving.priority import Priority
 from core.engine.shadow import answer_texts, shadow_store
 from core.engine.shadow.recorder import Recorder
 
@@ -48,7 +48,7 @@ class Copies:
 
     def start(self) -> None:
         """Begin to answer."""
-        self._tasks = [asyncio.create_task(self._work()) for _ in range(LINES)]
+        self._tasks = [asyncio.create_task(self._work()) for _ in range(self._priority.lines)]
 
     async def stop(self) -> None:
         """Stop; what waits is dropped at the next start."""
