@@ -447,9 +447,10 @@ def test_lines_start_only_as_far_as_people_leave_room() -> None:
     asyncio.run(turns())
 
 
-def test_lines_never_take_a_models_last_slot() -> None:
+@pytest.mark.parametrize(("parallel", "for_lines"), [(4, 3), (64, 48)])
+def test_lines_never_take_a_models_last_slots(parallel: int, for_lines: int) -> None:
     async def slots() -> None:
-        all_slots, priority = Slots(), Priority()
+        all_slots, priority = Slots(parallel), Priority()
 
         async def line(n_streams: int) -> None:
             async with priority.turn():
@@ -462,13 +463,13 @@ def test_lines_never_take_a_models_last_slot() -> None:
                 await over.wait()
 
         held, over = list[bool](), asyncio.Event()
-        batch = asyncio.create_task(line(8))
-        while len(held) < LINES:
+        batch = asyncio.create_task(line(2 * parallel))
+        while len(held) < for_lines:
             await asyncio.sleep(0)
         person = asyncio.create_task(hold())
-        while len(held) < LINES + 1:
+        while len(held) < for_lines + 1:
             await asyncio.sleep(0)
-        assert held == [*[True] * LINES, False]
+        assert held == [*[True] * for_lines, False]
         over.set()
         await asyncio.gather(batch, person)
 

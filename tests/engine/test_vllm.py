@@ -338,6 +338,17 @@ def test_an_adapter_is_loaded_once_and_again_after_a_restart(
     assert vllm.loads == [name, name]
 
 
+@pytest.mark.parametrize("is_tuned", [False, True])
+def test_a_request_without_a_token_yet_survives_a_crash(
+    tuned: str, client: OpenAI, vllm: FakeVllm, is_tuned: bool
+) -> None:
+    model = tuned if is_tuned else TINY
+    assert _complete(client, model=model).choices[0].text == "Once upon a time"
+    vllm.replies.append(Reply((), None))
+    assert _complete(client, model=model).choices[0].text == "Once upon a time"
+    assert len(vllm.requests) == 3 and len(vllm.loads) == 2 * is_tuned
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

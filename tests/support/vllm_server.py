@@ -142,6 +142,8 @@ class _Handler(BaseHTTPRequestHandler):
         if vllm.together is not None:
             vllm.together.wait(WAIT_LIMIT_S)
         reply = vllm.replies.popleft() if vllm.replies else Reply()
+        if not reply.pieces and reply.finish is None:
+            vllm.adapters.clear()  # it has crashed, and is running again without them
         if reply.error is not None and not reply.pieces:
             kind = "InternalServerError" if reply.error[0] >= 500 else "BadRequestError"
             return self._error(reply.error[0], reply.error[1], kind)

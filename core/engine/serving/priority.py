@@ -76,12 +76,12 @@ class Priority:
 
 class Slots:
     """The slots of one model: how many requests are decoded together. The others wait in order of arrival, and lines of
-    batches never take the last slot.
+    batches take at most `lines_of` the slots.
     """
 
-    def __init__(self) -> None:
-        self._all = asyncio.Semaphore(PARALLEL)
-        self._for_batches = asyncio.Semaphore(LINES)
+    def __init__(self, parallel: int = PARALLEL) -> None:
+        self._all = asyncio.Semaphore(parallel)
+        self._for_batches = asyncio.Semaphore(lines_of(parallel))
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[None]:

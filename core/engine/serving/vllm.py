@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from core.engine.serving.generate import GeneratedChunk
 from core.engine.serving.llama import Backend, BaseModel, Pool
 from core.engine.serving.llama_http import ConnectionBroken, ServerRefused
 from core.engine.serving.model_serving import LoadedModel
+from core.engine.serving.priority import Slots
 from core.engine.serving.prompts import Prompt
 from core.engine.serving.vllm_folders import VllmFolders
 from core.engine.serving.vllm_server import VllmServer
@@ -62,15 +63,15 @@ class VllmServing:
         self._lock = asyncio.Lock()
         self._connection: _Connection | None = None
         self._connecting: tuple[str, asyncio.Task[VllmServer]] | None = None
-        self._slots = asyncio.Semaphore(_PARALLEL)
+        self._slots = Slots(_PARALLEL)
 
     @asynccontextmanager
     async def lease(self, base: BaseModel, adapter: Path | None = None) -> AsyncIterator[LoadedModel]:
         """See `Serving`."""
         with self._pool.priority.request():  # also while the model is being loaded
-            async with self._pool.lease_any(base) as tokenizer, self._connected(base) as connection:
-                model = VllmModel(self, connection, tokenizer, base, adapter, self._slots)
-                await model.load()
+            async with self._pool.lease_any(base) as tokenizer, AsyncExitStack() as stack:
+                model = VllmModel(self, stack, tokenizer, base, adapter, self._slots)
+                await model.connect()
                 yield model
 
     async def load(self, base: BaseModel, adapter: Path | None) -> None:
@@ -106,7 +107,8 @@ class VllmServing:
         await self._pool.close()
 
     @asynccontextmanager
-    async def _connected(self, base: BaseModel) -> AsyncIterator[_Connection]:
+    async def connected(self, base: BaseModel) -> AsyncIterator[_Connection]:
+        """Use a server of `base` for the duration of the block. Raises ApiError 503 if there is none."""
         async with self._lock:
             connection = await self._current_or_new(base)
             connection.leases += 1
@@ -180,36 +182,45 @@ class VllmModel:
     def __init__(
         self,
         serving: VllmServing,
-        connection: _Connection,
+        stack: AsyncExitStack,
         tokenizer: Backend,
         base: BaseModel,
         adapter: Path | None,
-        slots: asyncio.Semaphore,
+        slots: Slots,
     ) -> None:
         self.tokenizer = tokenizer
-        self._serving, self._connection, self._base, self._adapter = serving, connection, base, adapter
+        self._serving, self._stack, self._base, self._adapter = serving, stack, base, adapter
         self._slots = slots
-        self._name = connection.server.served.id
+        self._connection: _Connection
+        self._name: str
 
-    async def load(self) -> None:
-        """Load the adapter, if there is one. Raises ApiError."""
-        if self._adapter is not None:
-            try:
-                self._name = await self._serving.load_adapter(self._connection, self._base, self._adapter)
-            except ApiError:
-                self._connection.suspect = True
-                raise
+    async def connect(self) -> None:
+        """Use a server of the base until the stack is closed, with the adapter, if there is one. Raises ApiError."""
+        connection = await self._stack.enter_async_context(self._serving.connected(self._base))
+        name = await self._loaded(connection)
+        self._connection, self._name = connection, name  # both at once: other streams of the request read them
+
+    async def _loaded(self, connection: _Connection) -> str:
+        """The model's name on a server, where its adapter is loaded, if there is one. Raises ApiError."""
+        if self._adapter is None:
+            return connection.server.served.id
+        try:
+            return await self._serving.load_adapter(connection, self._base, self._adapter)
+        except ApiError:
+            connection.suspect = True
+            raise
 
     async def stream(self, options: Mapping[str, Any]) -> AsyncGenerator[GeneratedChunk, None]:
         """See `LoadedModel`."""
-        async with self._slots:
+        async with self._slots.one():
+            used = self._connection
             try:
                 try:
                     async with aclosing(vllm_text.stream(self._target(), options)) as chunks:
                         async for chunk in chunks:
                             yield chunk
-                except ServerRefused as exc:
-                    await self._load_again(exc)
+                except (ConnectionBroken, ServerRefused) as exc:
+                    await self._recover(used, exc)
                     async with aclosing(vllm_text.stream(self._target(), options)) as chunks:
                         async for chunk in chunks:
                             yield chunk
@@ -218,11 +229,12 @@ class VllmModel:
 
     async def beginning(self, prompt: Prompt, logprobs: int | None) -> GeneratedChunk:
         """See `LoadedModel`."""
+        used = self._connection
         try:
             try:
                 return await vllm_text.beginning(self._target(), prompt, logprobs)
-            except ServerRefused as exc:
-                await self._load_again(exc)
+            except (ConnectionBroken, ServerRefused) as exc:
+                await self._recover(used, exc)
                 return await vllm_text.beginning(self._target(), prompt, logprobs)
         except (ConnectionBroken, ServerRefused, ApiError) as exc:
             raise self._failed(exc) from exc
@@ -232,12 +244,19 @@ class VllmModel:
         context = min(self._base.context, server.served.context or self._base.context)
         return Target(server.address, self._name, context, self.tokenizer)
 
-    async def _load_again(self, refused: ServerRefused) -> None:
-        """After a restart, the server has no adapters. Raises the refusal if it is about something else."""
-        if self._adapter is None or not vllm_http.is_unknown_model(refused):
-            raise refused
-        self._connection.loaded.discard(self._name)
-        await self.load()
+    async def _recover(self, used: _Connection, exc: ConnectionBroken | ServerRefused) -> None:
+        """Make a request possible that failed before its first token: start or join a server that is gone, or load the
+        adapter, which a server that was restarted does not have. Raises a refusal about something else, or ApiError.
+        """
+        if isinstance(exc, ConnectionBroken):
+            used.suspect = True
+            used.loaded.clear()  # it may have been restarted
+            await self.connect()
+            return
+        if self._adapter is None or not vllm_http.is_unknown_model(exc):
+            raise exc
+        used.loaded.discard(self._name)
+        await self._loaded(used)
 
     def _failed(self, exc: ConnectionBroken | ServerRefused | ApiError) -> ApiError:
         error = exc if isinstance(exc, ApiError) else vllm_http.as_api_error(exc)
