@@ -22,10 +22,14 @@ from openai import APIStatusError, BadRequestError, InternalServerError, OpenAI
 
 from core.engine import serve_settings
 from core.engine.api.errors import ApiError
+from core.engine.api.models import ModelCatalogue
+from core.engine.bases.library import BaseLibrary
+from core.engine.bases.record import BaseRecord
 from core.engine.formats import gguf_file, weights
 from core.engine.serve_settings import VllmSettings
 from core.engine.serving.llama import BaseModel
 from core.engine.serving.vllm_folders import VllmFolders
+from core.engine.store import EngineStore
 from tests.support import tls_proxy
 from tests.support.engine_process import (
     ROOT,
@@ -429,6 +433,16 @@ def test_a_removed_base_leaves_no_converted_folder(
             folder.mkdir(parents=True)
         assert http.delete(f"/fabula/v1/bases/{base}").status_code == 200
         assert not any(folder.exists() for folder in written)
+
+
+def test_a_removed_base_leaves_the_converted_folder_of_another_base_with_the_same_file(tmp_path: Path) -> None:
+    file = TinyModel("qwen3").write(tmp_path / "mine.gguf")
+    environ = {"FABULA_ENGINE_MODELS": f"same={file}"}
+    models = ModelCatalogue(tmp_path, environ, EngineStore(tmp_path / "engine.db"), BaseLibrary(tmp_path, {}, 1))
+    assert models.converted(BaseRecord("mine", "file", str(file), 0, gguf=str(file))) == []
+    alone = TinyModel("qwen3").write(tmp_path / "alone.gguf")
+    assert len(models.converted(BaseRecord("alone", "file", str(alone), 0, gguf=str(alone)))) == 2
+    assert models.converted(BaseRecord("gone", "file", "", 0)) == []
 
 
 # --- a server that the engine starts ----------------------------------------------------------------------------------

@@ -109,10 +109,16 @@ class ModelCatalogue:
         return frozenset({*self._configured, *packaged_models.WRITERS, *aliases})
 
     def converted(self, added: BaseRecord) -> list[Path]:
-        """The folders that are written from an added GGUF file when they are needed."""
-        if not added.gguf or not Path(added.gguf).exists():
-            return []
+        """The folders that are written from an added GGUF file when they are needed, unless another base has that file
+        too.
+        """
         file = Path(added.gguf)
+        others = [
+            *self._configured.values(),
+            *(Path(one.gguf) for one in self._library.records() if one.id != added.id),
+        ]
+        if not file.is_file() or any(one.is_file() and one.samefile(file) for one in others):
+            return []
         return [weights.cache_dir(file, self._home), weights.vllm_dir(file, self._home)]
 
     def forget(self, name: str) -> None:

@@ -5,6 +5,7 @@ Written after vLLM's documentation and source; not tried on hardware.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from core.message import msg
 
 _TOO_LONG = re.compile(r"maximum (context|model) length|max_model_len|maximum input length")
 _GRAMMAR = re.compile(r"grammar|structur(ed|al)", re.IGNORECASE)
+_HEALTH_S = 10.0  # other requests wait meanwhile
 _UNAUTHORIZED, _NOT_FOUND, _TOO_MANY = 401, 404, 429
 
 
@@ -38,10 +40,11 @@ def address(url: str, key: str) -> ServerAddress:
 
 
 async def is_healthy(server: ServerAddress) -> bool:
-    """Whether the server answers GET /health, whose body is empty."""
+    """Whether the server answers GET /health, whose body is empty, within ten seconds."""
     try:
-        await read(server, "/health")
-    except (ConnectionBroken, ServerRefused):
+        async with asyncio.timeout(_HEALTH_S):
+            await read(server, "/health")
+    except (ConnectionBroken, ServerRefused, TimeoutError):
         return False
     return True
 
