@@ -33,6 +33,7 @@ from core.engine.training.shared_storage import SharedFolder  # noqa: E402
 from core.engine.training.trainer import on_ray  # noqa: E402
 from core.message import msg  # noqa: E402
 from tests.support.engine_process import ROOT  # noqa: E402
+from tests.support.shared_job import prepared_job  # noqa: E402
 from tests.support.tiny_gemma import write_tiny_gemma  # noqa: E402
 from tests.support.waiting import WAIT_LIMIT_S  # noqa: E402
 
@@ -96,15 +97,8 @@ def test_without_ray_the_engine_says_what_to_install(tmp_path: Path) -> None:
 
 def _shared(tmp_path: Path) -> SharedJob:
     """A job that has been prepared by the engine and not started yet."""
-    home = tmp_path / "home" / "jobs" / "ftjob-1"
-    home.mkdir(parents=True)
-    for name in ("train.npz", "base.gguf"):
-        (home / name).write_bytes(name.encode())
-    spec: dict[str, Any] = {"train": str(home / "train.npz"), "valid": None, "start_adapter": None, "base_folder": None}
-    spec |= {"base_gguf": str(home / "base.gguf"), "weights_dir": str(tmp_path / "home/models/base-123"), "seed": 7}
-    (home / "job.json").write_text(json.dumps(spec))
     (tmp_path / "shared").mkdir()
-    return SharedJob(SharedFolder(tmp_path / "shared"), home)
+    return prepared_job(SharedFolder(tmp_path / "shared"), tmp_path)
 
 
 def _folder(job: SharedJob, number: int) -> Path:

@@ -36,6 +36,7 @@ from core.engine.training.shared_storage import (  # noqa: E402
 from core.engine.training.trainer import failure, node_scratch, on_ray  # noqa: E402
 from core.engine.training.trainer.mirror import Mirror, MirroredJournal  # noqa: E402
 from tests.support.s3_server import S3Server, failing, reachable  # noqa: E402
+from tests.support.shared_job import prepared_job  # noqa: E402
 from tests.support.waiting import WAIT_LIMIT_S, until  # noqa: E402
 
 
@@ -135,17 +136,6 @@ def test_a_base_is_copied_once_and_a_half_copied_one_is_completed(storage: Share
 # --- attempts ---------------------------------------------------------------------------------------------------------
 
 
-def _job(storage: SharedStorage, tmp_path: Path) -> SharedJob:
-    home = tmp_path / "home" / "jobs" / "ftjob-1"
-    home.mkdir(parents=True)
-    for name in ("train.npz", "base.gguf"):
-        (home / name).write_bytes(name.encode())
-    spec: dict[str, Any] = {"train": str(home / "train.npz"), "valid": None, "start_adapter": None, "base_folder": None}
-    spec |= {"base_gguf": str(home / "base.gguf"), "weights_dir": str(tmp_path / "home/models/base-123"), "seed": 7}
-    (home / "job.json").write_text(json.dumps(spec))
-    return SharedJob(storage, home)
-
-
 class _Trainer:
     """What a trainer of an attempt writes, and how it gets to the storage."""
 
@@ -189,7 +179,7 @@ def _curve(home: Path) -> list[tuple[int, float]]:
 def test_the_next_attempt_continues_and_what_the_older_one_writes_never_counts(
     storage: SharedStorage, tmp_path: Path
 ) -> None:
-    job = _job(storage, tmp_path)
+    job = prepared_job(storage, tmp_path)
     job.prepare()
     first = _Trainer(job, 1)
     first.train(1, 5, saved=3)
@@ -219,7 +209,7 @@ def test_the_next_attempt_continues_and_what_the_older_one_writes_never_counts(
 def test_a_job_that_was_interrupted_on_this_machine_continues_on_the_cluster(
     storage: SharedStorage, tmp_path: Path
 ) -> None:
-    job = _job(storage, tmp_path)
+    job = prepared_job(storage, tmp_path)
     journal = Journal(job.home)
     for step in (1, 2, 3):
         journal.metrics({"step": step, "training_loss": step})
@@ -237,7 +227,7 @@ def test_a_job_that_was_interrupted_on_this_machine_continues_on_the_cluster(
 
 
 def test_progress_that_is_gone_is_not_started_again(storage: SharedStorage, tmp_path: Path) -> None:
-    job = _job(storage, tmp_path)
+    job = prepared_job(storage, tmp_path)
     job.prepare()
     _Trainer(job, 1).train(1, 4, saved=4)
     job.delete()
@@ -252,7 +242,7 @@ def test_progress_that_is_gone_is_not_started_again(storage: SharedStorage, tmp_
 def test_a_saved_state_never_lacks_its_curve_whenever_the_upload_is_cut_off(
     shared: SharedBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = _job(shared, tmp_path)
+    job = prepared_job(shared, tmp_path)
     job.prepare()
     trainer = _Trainer(job, 1)
     written: list[str] = []
@@ -298,7 +288,7 @@ def test_training_goes_on_while_the_bucket_is_out_of_reach_and_ends_when_all_is_
 ) -> None:
     monkeypatch.setattr("core.engine.training.trainer.mirror._UPLOAD_S", 0.01)
     monkeypatch.setattr("core.engine.training.trainer.node_scratch._PAUSE_S", 0.01)
-    job = _job(shared, tmp_path)
+    job = prepared_job(shared, tmp_path)
     job.prepare()
     folder = node_scratch.stage(shared, job.folder(1))
     mirror = Mirror(shared, job.folder(1), folder)
@@ -335,7 +325,7 @@ def test_a_trainer_is_asked_to_stop_through_the_bucket(
     shared: SharedBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr("core.engine.training.trainer.mirror._UPLOAD_S", 0.01)
-    job = _job(shared, tmp_path)
+    job = prepared_job(shared, tmp_path)
     job.prepare()
     folder = node_scratch.stage(shared, job.folder(1))
     mirror = Mirror(shared, job.folder(1), folder)
@@ -452,7 +442,7 @@ def _now(trainer: RayTrainer) -> int | None:
 def test_a_job_fails_with_advice_or_waits_and_can_go_on(
     shared: SharedBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, code: str, expected: str
 ) -> None:
-    job, cluster = _job(shared, tmp_path), _Cluster()
+    job, cluster = prepared_job(shared, tmp_path), _Cluster()
     with failing(status, code) as address, pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL_S3", address)
         with pytest.raises(LauncherUnavailable if status == 503 else JobFailed) as caught:
@@ -467,7 +457,7 @@ def test_a_job_fails_with_advice_or_waits_and_can_go_on(
 def test_an_end_counts_once_everything_was_read(
     shared: SharedBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, cluster = _job(shared, tmp_path), _Cluster()
+    job, cluster = prepared_job(shared, tmp_path), _Cluster()
     trainer = RayLauncher(cluster, shared).launch(job.home)
     written = _Trainer(job, 1)
     written.train(1, 2)
@@ -490,7 +480,7 @@ def test_an_end_counts_once_everything_was_read(
 def test_an_engine_that_is_refused_fails_the_job_once_the_trainer_has_ended(
     shared: SharedBucket, tmp_path: Path
 ) -> None:
-    job, cluster = _job(shared, tmp_path), _Cluster()
+    job, cluster = prepared_job(shared, tmp_path), _Cluster()
     trainer = RayLauncher(cluster, shared).launch(job.home)
 
     def refused(*_: object) -> None:
@@ -510,7 +500,7 @@ def test_an_engine_that_is_refused_fails_the_job_once_the_trainer_has_ended(
 def test_a_trainer_that_cannot_write_to_the_bucket_tells_the_engine_through_ray(
     shared: SharedBucket, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, cluster = _job(shared, tmp_path), _Cluster()
+    job, cluster = prepared_job(shared, tmp_path), _Cluster()
     trainer = RayLauncher(cluster, shared).launch(job.home)
     with failing(403, "AccessDenied") as address, pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL_S3", address)  # of the node
@@ -536,7 +526,7 @@ def test_a_trainer_that_cannot_write_to_the_bucket_tells_the_engine_through_ray(
 def test_the_driver_says_why_an_attempt_has_ended(
     storage: SharedStorage, tmp_path: Path, text: str, reported: dict[str, str] | None, status: str
 ) -> None:
-    job = _job(storage, tmp_path)
+    job = prepared_job(storage, tmp_path)
     job.prepare()
     _Trainer(job, 1).train(1, 2)
     if reported is not None:
@@ -549,7 +539,7 @@ def test_the_driver_says_why_an_attempt_has_ended(
 def test_cancelling_deletes_the_prefix_once(
     shared: SharedBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, cluster = _job(shared, tmp_path), _Cluster()
+    job, cluster = prepared_job(shared, tmp_path), _Cluster()
     launcher = RayLauncher(cluster, shared)
     launcher.launch(job.home)
     shared.write("jobs/ftjob-12/kept", b"x")
@@ -566,7 +556,7 @@ def test_cancelling_deletes_the_prefix_once(
 def test_processes_of_a_node_share_one_download_and_jobs_share_the_base(
     shared: SharedBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = _job(shared, tmp_path)
+    job = prepared_job(shared, tmp_path)
     job.prepare()
     downloads: list[str] = []
     get = SharedBucket._get
@@ -599,7 +589,7 @@ def test_processes_of_a_node_share_one_download_and_jobs_share_the_base(
 def test_a_full_disk_of_a_node_fails_the_job_with_advice(
     shared: SharedBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = _job(shared, tmp_path)
+    job = prepared_job(shared, tmp_path)
     job.prepare()
 
     def full(*_: object, **__: object) -> None:
@@ -619,7 +609,7 @@ def test_a_scratch_folder_of_another_user_is_not_used(shared: SharedBucket, tmp_
 
 
 def test_what_killed_attempts_left_on_a_node_is_deleted_a_day_later(shared: SharedBucket, tmp_path: Path) -> None:
-    job = _job(shared, tmp_path)
+    job = prepared_job(shared, tmp_path)
     for _ in range(3):
         job.prepare()
     killed, running = (node_scratch.stage(shared, job.folder(number)) for number in (1, 2))

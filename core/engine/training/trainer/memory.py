@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from core.engine.bases.machine import activation_bytes, gigabytes
+from core.engine.bases.machine import activation_bytes, checkpointed_bytes, gigabytes
 from core.engine.formats.hf_folder import StoredTensor
 from core.engine.formats.tokens import Encoded
 from core.engine.launcher_settings import Shard
@@ -29,7 +29,6 @@ _USABLE = 0.9  # of the free memory; the rest is for what the allocator cannot u
 # Bytes per number of a frozen matrix, and for the scales of blocks of 4096 (8 bits) and 64 numbers (4 bits)
 _PACKED: Mapping[Bits, float] = {8: 1, 4: 0.5}
 _SCALES: Mapping[Bits, float] = {16: 0, 8: 4 / 4096, 4: 4 / 64}
-_HIDDEN_BYTES = 4  # float32
 _TRAINED_BYTES = 4  # a LoRA parameter, float32
 _LEARNING_BYTES = 12  # its gradient, and the two moments of AdamW
 _SUM_BYTES = 8  # while gradients are added over processes: weighted, and as one tensor
@@ -183,7 +182,7 @@ def plan_activations(
     tokens = max(model.device.batch_tokens, longest)
     if activation_bytes(model.n_layers, model.width, tokens) <= free:
         return False
-    per_token = _HIDDEN_BYTES * model.n_layers * model.width + activation_bytes(1, model.width, 1)
+    per_token = checkpointed_bytes(model.n_layers, model.width, 1)
     if per_token * longest > free:
         raise DoesNotFit(
             msg(
