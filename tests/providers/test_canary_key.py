@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -100,13 +101,15 @@ def test_a_provider_that_is_removed_stops_its_run_with_the_rows_kept(
     added: str, store: Store, settings: Settings, server: FaultServer
 ) -> None:
     answered = 0
+    one_at_a_time = threading.Lock()  # no answer overtakes the removal
 
     def then_remove(body: object) -> fault_server.Answer:
         nonlocal answered
-        answered += 1
-        if answered == 2:
-            saved.remove(store, LOCAL, added)
-            registry.refresh()
+        with one_at_a_time:
+            answered += 1
+            if answered == 2:
+                saved.remove(store, LOCAL, added)
+                registry.refresh()
         return fault_server.text("once")
 
     server.judge = then_remove
