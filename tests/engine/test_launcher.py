@@ -333,6 +333,7 @@ def test_storage_that_cannot_be_written_is_named_and_costs_nothing(tmp_path: Pat
     [
         (Capacity(64, 8), 2, 8, 4),  # by GPUs
         (Capacity(64, 8), 3, 1, 2),
+        (Capacity(64, 8), 1, 16, 4),  # each process takes a GPU and processors
         (Capacity(16, 0), 2, 4, 2),  # by processors
         (Capacity(2, 0), 2, 4, 1),  # one that does not fit waits in the cluster, which may grow
         (Capacity(2, 4), 8, 1, 1),
@@ -349,12 +350,23 @@ def test_as_many_jobs_run_at_once_as_fit(
     assert running == jobs
 
 
-def test_a_job_that_is_larger_than_the_cluster_says_so(tmp_path: Path, cluster: _Cluster) -> None:
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (Capacity(64, 1), "needs 4 GPUs and the Ray cluster has 1"),
+        (Capacity(2, 1), "needs 4 GPUs and the Ray cluster has 1"),
+        (Capacity(2, 8), "needs 12 processors and the Ray cluster has 2"),
+        (Capacity(2, 0), "needs 12 processors and the Ray cluster has 2"),
+    ],
+)
+def test_a_job_that_is_larger_than_the_cluster_says_so(
+    tmp_path: Path, cluster: _Cluster, size: Capacity, words: str
+) -> None:
     job = _shared(tmp_path)
-    cluster.size = Capacity(2, 1)
-    trainer = RayLauncher(cluster, SharedFolder(tmp_path / "shared"), workers=4).launch(job.home)
-    assert "needs 4 GPUs and the Ray cluster has 1" in str(trainer.trouble)
-    assert cluster.commands[0][-1] == "--gpu"
+    cluster.size = size
+    trainer = RayLauncher(cluster, SharedFolder(tmp_path / "shared"), workers=4, cpus=3).launch(job.home)
+    assert words in str(trainer.trouble)
+    assert (cluster.commands[0][-1] == "--gpu") == bool(size.gpus)
 
 
 # --- faults of the storage and the cluster ----------------------------------------------------------------------------

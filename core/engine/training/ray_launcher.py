@@ -192,11 +192,12 @@ class RayLauncher:
         return self._capacity[1]
 
     def _fitting(self, capacity: Capacity) -> int:
-        """How many jobs fit into the cluster at once."""
-        return capacity.gpus // self._workers if capacity.gpus else capacity.cpus // (self._workers * self._cpus)
+        """How many jobs fit into the cluster at once. A process with a GPU takes its processors as well."""
+        by_cpus = capacity.cpus // (self._workers * self._cpus)
+        return min(by_cpus, capacity.gpus // self._workers) if capacity.gpus else by_cpus
 
     def _too_small(self, capacity: Capacity) -> Message:
-        if capacity.gpus:
+        if 0 < capacity.gpus < self._workers:
             return msg(
                 "The job needs {needed} GPUs and the Ray cluster has {there}. The job waits for more; add nodes, or "
                 "set FABULA_RAY_WORKERS to a smaller number.",
