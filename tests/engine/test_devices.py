@@ -21,7 +21,8 @@ from core.engine.bases.machine import activation_bytes  # noqa: E402
 from core.engine.formats import hf_folder, tokens, weights  # noqa: E402
 from core.engine.formats.tokens import Encoded  # noqa: E402
 from core.engine.job_rules import TRAINING_DEVICE_SETTING, training_device  # noqa: E402
-from core.engine.training.trainer import device, frozen, gpu_head, head, memory, model  # noqa: E402
+from core.engine.training.job_folder import JobSpec, Journal, read_lines  # noqa: E402
+from core.engine.training.trainer import device, frozen, gpu_head, head, memory, model, run  # noqa: E402
 from core.engine.training.trainer.device import Device, DeviceMissing, cpu  # noqa: E402
 from core.engine.training.trainer.memory import DoesNotFit, WeightPlan  # noqa: E402
 from core.engine.training.trainer.objective import Supervised  # noqa: E402
@@ -79,24 +80,37 @@ def test_the_device_is_read_the_same_everywhere(value: str, found: str) -> None:
     assert checked({TRAINING_DEVICE_SETTING: value}).training_device == found
 
 
-@_WITHOUT_CUDA
-def test_a_job_on_a_device_that_is_absent_fails_with_what_to_do(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(DeviceMissing):
-        device.choose("auto", 1, lambda _: None, "cuda")
-    tokens.save(tmp_path / "train.npz", _texts())
+def _job(base: Path, folder: Path) -> JobSpec:
+    tokens.save(folder / "train.npz", _texts())
     job = {
         "job_id": "ftjob-test",
         "base_gguf": str(base / "tiny.gguf"),
         "weights_dir": str(base / "weights"),
         "start_adapter": None,
-        "train": str(tmp_path / "train.npz"),
+        "train": str(folder / "train.npz"),
         "valid": None,
         "n_epochs": 1,
         "batch_size": 4,
         "learning_rate": 1e-3,
         "seed": 1,
     }
-    (tmp_path / "job.json").write_text(json.dumps(job))
+    (folder / "job.json").write_text(json.dumps(job))
+    return JobSpec.read(folder)
+
+
+def test_a_job_says_once_what_it_is_computed_on(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_kind", lambda _: "cuda")
+    monkeypatch.setattr(device, "_gpu", lambda *_: cpu())
+    run.train(_job(base, tmp_path), Journal(tmp_path), lambda: True)
+    messages = [row["message"] for row in read_lines(tmp_path / "events.jsonl")]
+    assert [message for message in messages if message.startswith("Computing")] == ["Computing on cpu in float32."]
+
+
+@_WITHOUT_CUDA
+def test_a_job_on_a_device_that_is_absent_fails_with_what_to_do(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(DeviceMissing):
+        device.choose("auto", 1, lambda _: None, "cuda")
+    _job(base, tmp_path)
     command = [sys.executable, "-m", "core.engine.training.trainer", str(tmp_path)]
     environ = {"PATH": "", "PYTHONPATH": str(Path.cwd()), TRAINING_DEVICE_SETTING: "cuda"}
     assert subprocess.run(command, env=environ, check=False).returncode == 1

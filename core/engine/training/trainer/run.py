@@ -43,10 +43,8 @@ def train(
         lambda: weights.convert(spec.base_gguf, spec.weights_dir, journal.event)
     )
     dtype = spec.dtype if position.dtype == "auto" else position.dtype  # an interrupted job keeps its dtype
-    on = training_device(os.environ)
-    dtype = ranks.from_first(lambda: device.choose(dtype, spec.threads, journal.event, on).dtype_name)
-    chosen = replace(device.choose(dtype, spec.threads, journal.event, on), processes=ranks.local_size)
-    position = replace(position, dtype=dtype)
+    chosen = _choose_device(dtype, spec.threads, journal, ranks)
+    position = replace(position, dtype=chosen.dtype_name)
     tunable = _load(folder, chosen, spec, journal, ranks, shard)
     tunable.initialise(spec.seed)
     if spec.start_adapter:
@@ -93,6 +91,14 @@ def train(
     shutil.copyfile(checkpoint, partial)
     os.replace(partial, journal.folder / "final.gguf")
     journal.state("succeeded", now=True, **loop.figures(position))
+
+
+def _choose_device(dtype: str, threads: int, journal: Journal, ranks: Ranks) -> device.Device:
+    """This process's device, with the dtype that rank 0 has chosen for all."""
+    on = training_device(os.environ)
+    shared = ranks.from_first(lambda: device.choose(dtype, threads, journal.event, on).dtype_name)
+    own = device.choose(shared, threads, lambda _: None, on)  # rank 0 has told the user
+    return replace(own, processes=ranks.local_size)
 
 
 def _load(
