@@ -7,7 +7,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,14 +25,8 @@ from core.engine.serving.llama import BaseModel
 from core.engine.store import EngineStore, Event, File, Job
 from core.engine.training import file_validation
 from core.engine.training.file_validation import Validator
-from core.engine.training.job_claims import JobClaims
-from core.engine.training.job_cleanup import JobCleanup
 from core.engine.training.job_context import EngineJobContext
 from core.engine.training.job_folder import JsonlTail
-from core.engine.training.job_loop import JobLoop
-from core.engine.training.launchers import LocalLauncher
-from core.engine.training.training_runner import TrainingRunner
-from tests.support.waiting import until
 
 _LINES = '{"prompt": "ab", "completion": "c"}\n'
 
@@ -217,81 +210,18 @@ def test_a_stumbling_tokenizer_is_asked_again_and_not_for_ever(
         assert next(iter(load(tmp_path / "jobs" / "ftjob-1" / "train.npz"))).tokens == (2, 97, 98, 99, 1)
 
 
-class _Abandoning(LocalLauncher):
-    """Knows which trainers were asked to stop."""
-
-    def __init__(self) -> None:
-        self.abandoned: list[str] = []
-
-    def abandon(self, folder: Path) -> None:
-        self.abandoned.append(folder.name)
-
-
-@pytest.mark.parametrize(("status", "is_asked"), [("paused", True), ("failed", True), ("succeeded", False)])
-def test_after_a_start_the_trainers_of_jobs_that_no_longer_train_are_asked_to_stop(
-    status: str, is_asked: bool, store: EngineStore, tmp_path: Path
+@pytest.mark.parametrize("check_s", [0, 1000])
+def test_a_job_that_is_cancelled_while_it_is_tokenised_leaves_no_tokens(
+    check_s: int, store: EngineStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The engine was killed after it had stored the pause, and before it told a trainer that outlives it."""
-    store.update(Job, "ftjob-1", status=status)
-    models: Any = SimpleNamespace()
-    shop = EngineJobContext(tmp_path, store, Files(tmp_path, store), models, _Pool(), 1, print)  # type: ignore[arg-type]  # fakes
-    launcher = _Abandoning()
-    claims = JobClaims(shop, launcher)
-    assert not JobCleanup(shop, launcher, claims).step()
-    assert launcher.abandoned == (["ftjob-1"] if is_asked else [])
+    monkeypatch.setattr(file_validation, "_CANCEL_CHECK_S", check_s)
 
+    class _Cancelling(_Pool):
+        def _tokenize(self, text: str) -> list[int]:
+            store.update(Job, "ftjob-1", status="cancelled")
+            return super()._tokenize(text)
 
-class _Forgetting(LocalLauncher):
-    """Knows whose files were deleted."""
-
-    max_jobs = 16
-
-    def __init__(self) -> None:
-        self.forgotten: list[str] = []
-
-    def has_room(self, running: int) -> bool:
-        return True
-
-    def forget(self, folder: Path) -> None:
-        self.forgotten.append(f"{threading.current_thread().name} {folder.name}")
-
-
-def test_one_thread_cleans_up_and_leaves_jobs_alone_that_still_have_a_thread(
-    store: EngineStore, tmp_path: Path
-) -> None:
-    models: Any = SimpleNamespace()
-    shop = EngineJobContext(tmp_path, store, Files(tmp_path, store), models, _Pool(), 1, print)  # type: ignore[arg-type]  # fakes
-    launcher = _Forgetting()
-    claims = JobClaims(shop, launcher)
-    store.update(Job, "ftjob-1", status="running")
-    job = claims.take()
-    assert job is not None
-    store.update(Job, "ftjob-1", status="cancelled")
-    JobCleanup(shop, launcher, claims).step()
-    assert launcher.forgotten == []
-    claims.release(job)
-    loop = JobLoop(shop, launcher)
-    loop.start()
-    until(lambda: launcher.forgotten, "nothing was cleaned up")
-    for _ in range(3):
-        loop.wake()
-    loop.stop()
-    assert set(launcher.forgotten) == {"cleanup ftjob-1"}
-
-
-def test_a_folder_that_cannot_be_emptied_keeps_no_job_waiting(store: EngineStore, tmp_path: Path) -> None:
-    store.update(Job, "ftjob-1", status="succeeded")
-    (tmp_path / "jobs" / "ftjob-1" / "train.npz").mkdir(parents=True)  # cannot be unlinked
-    store.add(replace(_job("queued"), id="ftjob-2"))
-
-    def no_model(_name: str) -> BaseModel:
-        raise unavailable("There is no such model.")
-
-    models: Any = SimpleNamespace(base=no_model)
-    shop = EngineJobContext(tmp_path, store, Files(tmp_path, store), models, _Pool(), 1, print)  # type: ignore[arg-type]  # fakes
-    local = LocalLauncher()
-    claims = JobClaims(shop, local)
-    assert not JobCleanup(shop, local, claims).step()
-    assert TrainingRunner(shop, local, claims, threading.Event(), threading.Event()).step()
-    job = store.get(Job, "ftjob-2")
-    assert job is not None and job.status == "failed" and "no such model" in (job.error or "")
+    validator = _validator(tmp_path, store, _Cancelling())
+    (tmp_path / "files" / "file-1").write_text(_LINES * 2)
+    assert validator.step()
+    assert list((tmp_path / "jobs" / "ftjob-1").iterdir()) == []

@@ -22,6 +22,7 @@ from core.engine.serving import chat
 from core.engine.serving.llama import BaseModel
 from core.engine.serving.llama_errors import raise_the_limit
 from core.engine.store import Job
+from core.engine.training.job_cleanup import delete_large_files
 from core.engine.training.job_context import EngineJobContext, JobCancelled, JobFailed, describe_error
 from core.message import msg, sentences, with_cause
 
@@ -59,6 +60,8 @@ class Validator:
                 self._delete_sources(job)
         else:
             self._retries.pop(job.id, None)
+        if self._context.status(job) == "cancelled":  # `JobCleanup` may have been here before the last file was written
+            delete_large_files(self._context.folder(job))
         return True
 
     def _retry(self, job: Job) -> bool:

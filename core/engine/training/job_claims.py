@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 
 from core.engine.store import Job
 from core.engine.training.job_context import EngineJobContext
@@ -16,7 +17,7 @@ class JobClaims:
     def __init__(self, context: EngineJobContext, launcher: Launcher) -> None:
         self._context, self._launcher = context, launcher
         self._claimed: set[str] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # `unclaimed` is called within `none_taken`
 
     def take(self) -> Job | None:
         """Claim the oldest interrupted job, otherwise the oldest queued job if there is room for it."""
@@ -35,23 +36,19 @@ class JobClaims:
         with self._lock:
             self._claimed.discard(job.id)
 
-    def each_unclaimed(self, where: str, act: Callable[[Job], None]) -> None:
-        """Call `act` with the newest jobs for which the SQL condition `where` holds, except those that have a thread.
+    @contextmanager
+    def none_taken(self) -> Iterator[None]:
+        """No job is claimed meanwhile."""
+        with self._lock:
+            yield
 
-        No job is claimed meanwhile.
+    def unclaimed(self, where: str, but: Set[str] = frozenset()) -> list[str]:
+        """The ids of the jobs for which the SQL condition `where` holds, newest first, except those that have a thread
+        and those in `but`.
         """
         with self._lock:
-            for job in self._newest(where):
-                act(job)
-
-    def unclaimed(self, where: str) -> list[Job]:
-        """The newest jobs for which the SQL condition `where` holds, except those that have a thread."""
-        with self._lock:
-            return self._newest(where)
-
-    def _newest(self, where: str) -> list[Job]:
-        jobs = self._context.store.select(Job, where, (), "ORDER BY seq DESC LIMIT 50")
-        return [job for job in jobs if job.id not in self._claimed]
+            rows = self._context.store.query(f"SELECT id FROM jobs WHERE {where} ORDER BY seq DESC")
+            return [job_id for (job_id,) in rows if job_id not in self._claimed and job_id not in but]
 
     def _oldest(self, status: str) -> Job | None:
         jobs = self._context.store.select(Job, "status = ?", (status,), "ORDER BY seq")

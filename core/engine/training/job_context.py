@@ -52,7 +52,11 @@ class EngineJobContext:
 
     def folder(self, job: Job) -> Path:
         """The job's folder."""
-        return self.home / "jobs" / job.id
+        return self.folder_of(job.id)
+
+    def folder_of(self, job_id: str) -> Path:
+        """The folder of the job with this id."""
+        return self.home / "jobs" / job_id
 
     def source(self, job: Job, param: str) -> Path:
         """Path of the job's copy of its training or validation file (`param`), which is kept until it is tokenised."""

@@ -85,8 +85,9 @@ class Launcher(Protocol):
     def forget(self, folder: Path) -> None:
         """Delete what an ended job has outside its folder. Raises OSError."""
 
-    def end_left_over(self, folder: Path) -> None:
-        """End trainers of a job that no longer trains which `Trainer.kill` could not reach.
+    def end_left_over(self, folder: Path) -> bool:
+        """End trainers of a job that no longer trains which `Trainer.kill` could not reach; return whether none is
+        left.
 
         Raises:
             OSError, LauncherUnavailable: not possible for now.

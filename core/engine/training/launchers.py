@@ -34,8 +34,9 @@ class LocalLauncher:
     def forget(self, folder: Path) -> None:
         """See `Launcher`."""
 
-    def end_left_over(self, folder: Path) -> None:
+    def end_left_over(self, folder: Path) -> bool:
         """See `Launcher`. A child process can always be killed."""
+        return True
 
 
 def choose(environ: Mapping[str, str]) -> Launcher:

@@ -141,15 +141,17 @@ class RayLauncher:
         job.delete()
         job.record(replace(attempt, ended=True, deleted=True))
 
-    def end_left_over(self, folder: Path) -> None:
+    def end_left_over(self, folder: Path) -> bool:
         """See `Launcher`."""
+        job = SharedJob(self._storage, folder)
         if self._failed_just_now():
-            return
+            return not job.left_running()
         try:
-            self._end_left_over(SharedJob(self._storage, folder))
+            self._end_left_over(job)
         except LauncherUnavailable:
             self._failed_at = time.monotonic()
             raise
+        return True
 
     def _end_left_over(self, job: SharedJob) -> None:
         for number in job.left_running():
