@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -534,6 +535,56 @@ def test_the_driver_says_why_an_attempt_has_ended(
     assert on_ray._explain(storage, job.folder(1), RuntimeError(text)) == 1
     assert job.state(1)["status"] == status
     assert job.last_log_line(1) == f"RuntimeError: {text}"
+
+
+def _all_files(storage: SharedStorage, folder: str) -> list[str]:
+    if isinstance(storage, SharedBucket):
+        return sorted(storage._sizes(folder))
+    assert isinstance(storage, SharedFolder)
+    return sorted(str(path.relative_to(storage.root)) for path in (storage.root / folder).rglob("*"))
+
+
+def test_attempts_of_a_deleted_job_leave_nothing_on_the_storage(storage: SharedStorage, tmp_path: Path) -> None:
+    job = prepared_job(storage, tmp_path)
+    job.prepare()
+    job.delete()  # while the cluster did not answer
+    assert on_ray._explain(storage, job.folder(1), RuntimeError("The actor is dead")) == 1
+    on_ray._tell(storage, job.folder(1), "failure.json", b"{}")
+    assert on_ray.main([job.location(1)]) == 1  # it had waited in the cluster
+    assert _all_files(storage, "jobs") == []
+
+
+def test_an_attempt_that_was_overtaken_before_it_started_does_not_train(
+    storage: SharedStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_ray, "_fit", lambda *_: pytest.fail("it trains"))
+    job = prepared_job(storage, tmp_path)
+    job.prepare()
+    job.prepare()
+    before = _all_files(storage, "jobs")
+    assert on_ray.main([job.location(1)]) == 1
+    assert _all_files(storage, "jobs") == before
+
+
+def test_a_folder_that_a_trainer_writes_to_while_it_is_deleted_is_deleted_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shared").mkdir()
+    shared, cluster = SharedFolder(tmp_path / "shared"), _Cluster()
+    job = prepared_job(shared, tmp_path)
+    launcher = RayLauncher(cluster, shared)
+    launcher.launch(job.home)
+    rmtree = shutil.rmtree
+
+    def overtaken(path: Path, *arguments: Any, **options: Any) -> None:
+        rmtree(path, *arguments, **options)
+        shared.write(f"{job.folder(1)}/metrics.jsonl", b"{}")
+
+    with pytest.MonkeyPatch.context() as patch, suppress(OSError):
+        patch.setattr(shutil, "rmtree", overtaken)
+        launcher.forget(job.home)
+    launcher.forget(job.home)
+    assert _all_files(shared, "jobs") == []
 
 
 def test_cancelling_deletes_the_prefix_once(

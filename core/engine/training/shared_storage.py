@@ -6,6 +6,7 @@ grow. `core.engine.training.attempts` knows which files there are.
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import shutil
@@ -171,8 +172,10 @@ class SharedFolder:
             os.replace(partial, target)
 
     def delete(self, folder: str) -> None:
-        """See `SharedStorage`. What cannot be deleted is left."""
+        """See `SharedStorage`. Raises OSError if something is left, such as what a trainer wrote meanwhile."""
         shutil.rmtree(self.root / folder, ignore_errors=True)
+        if (self.root / folder).exists():
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(self.root / folder))
 
     def ray_storage(self, path: str) -> Mapping[str, Any]:
         """See `SharedStorage`."""

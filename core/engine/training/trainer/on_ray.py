@@ -48,6 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--gpu", action="store_true")
     options = parser.parse_args(arguments)
     storage, attempt = attempts.located(options.attempt)
+    if not attempts.is_newest(storage, attempt):  # it waited in the cluster, which did not answer when it was stopped
+        print("The job was deleted, or a newer attempt has begun.", file=sys.stderr)
+        return 1
     try:
         _fit(options, storage.ray_storage(attempt))  # fails here if the package for S3 is missing
     except Exception as exc:  # Ray's errors wrap those of its processes in many ways
@@ -96,7 +99,7 @@ def train_rank(config: Mapping[str, Any]) -> None:
         raise
     except Exception as exc:  # of rank 0, the state has the reason, unless it could not begin
         if not _is_lost_peer(exc):
-            storage.write(f"{attempt}/{_FAILURE}", json.dumps(_failed(exc)).encode())
+            _tell(storage, attempt, _FAILURE, json.dumps(_failed(exc)).encode())
         raise
 
 
@@ -202,8 +205,14 @@ def _write_end(storage: SharedStorage, attempt: str, exc: Exception, text: str) 
             reason = _failed(MemoryError(text))
         if reason is not None:
             end = {**state, "status": "failed", **reason}
-            storage.write(f"{attempt}/state.json", json.dumps(end).encode())
-    storage.write(f"{attempt}/{attempts.LOG}", f"{_last_words(text)}\n".encode())
+            _tell(storage, attempt, "state.json", json.dumps(end).encode())
+    _tell(storage, attempt, attempts.LOG, f"{_last_words(text)}\n".encode())
+
+
+def _tell(storage: SharedStorage, attempt: str, name: str, content: bytes) -> None:
+    """Write a file for the engine, unless the job was deleted: the engine would not delete it again."""
+    if attempts.is_newest(storage, attempt) is not None:
+        storage.write(f"{attempt}/{name}", content)
 
 
 def _last_words(text: str) -> str:
