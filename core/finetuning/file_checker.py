@@ -227,6 +227,7 @@ class _FileCheckState:
     size: int = 0
     lines: int = 0
     examples: int = 0
+    has_pairs: bool = False
     file_format: finetune_format.Format | None = None
     tokens: int = 0
     exact: bool = True
@@ -259,6 +260,7 @@ class _FileCheckState:
         self.line_numbers.append(number)
         self.add_text(number, raw, prompt + completion)
         if rejected is not None:
+            self.has_pairs = True
             self.add_text(number, raw, prompt + rejected, is_rejected=True)
         if self.stop and self.stop in completion.removesuffix(self.stop):
             sentence = msg(
@@ -352,11 +354,18 @@ class _FileCheckState:
             )
             self.add_problem(0, "error", "too_few", message)
         elif self.examples < MIN_EXAMPLES:
-            message = msg(
-                "There are very few examples ({examples}). The model will mostly repeat them.",
-                examples=f"{self.examples:,}",
+            few = (
+                msg(
+                    "There are very few pairs of answers ({examples}). More votes make the result more reliable.",
+                    examples=f"{self.examples:,}",
+                )
+                if self.has_pairs
+                else msg(
+                    "There are very few examples ({examples}). The model will mostly repeat them.",
+                    examples=f"{self.examples:,}",
+                )
             )
-            self.add_problem(0, "warning", "too_few", message)
+            self.add_problem(0, "warning", "too_few", few)
         if self.size > _MAX_BYTES:
             message = msg("The file is {size} MiB. The maximum is 512 MiB.", size=f"{self.size / 2**20:,.0f}")
             self.add_problem(0, "error", "too_large", message)

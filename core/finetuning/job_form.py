@@ -201,8 +201,15 @@ def training_defaults(base: ModelInfo) -> TrainingDefaults:
     return TrainingDefaults(None if base.is_tuned else rank, DEFAULT_OPTIONS.lora_alpha, rate)
 
 
-def learning_rate_advice(n_examples: int | None, training_further: bool, provider: str = "") -> str:
-    """Advice on the learning rate multiplier for data of this size. Each provider has its own scale."""
+def learning_rate_advice(
+    n_examples: int | None, training_further: bool, provider: str = "", method: str = "supervised"
+) -> str:
+    """Advice on the learning rate multiplier for data of this size. Each provider has its own scale.
+
+    DPO has another: a high rate there unlearns what the model already writes, also with few pairs.
+    """
+    if method == "dpo":
+        return msg("Keep this automatic at first. A lower rate stays closer to the model that the job starts from.")
     small = training_further and n_examples is not None and n_examples < _SMALL_DATASET
     if provider == "engine":
         if small:

@@ -128,6 +128,12 @@ def test_advice_about_the_rate_looks_at_the_size() -> None:
     )
 
 
+@pytest.mark.parametrize("provider", ["engine", "openai"])
+def test_a_job_that_learns_from_votes_is_not_advised_to_raise_the_rate(provider: str) -> None:
+    advice = learning_rate_advice(5, True, provider, "dpo")
+    assert "higher" not in advice and "lower rate stays closer" in advice
+
+
 # --- upload and poll -----------------------------------------------------------------------------------------------
 
 

@@ -43,7 +43,9 @@ def test_votes_become_a_job_that_learns_which_answer_is_preferred(store: Store) 
     text = words(at)
     assert "which of two answers people prefer" in text
     assert '"non_preferred_output"' in text or '"rejected"' in text
+    assert "very few pairs of answers (3)" in text and "will mostly repeat" not in text
     at = next_step(at)
+    assert "lower rate stays closer" in words(at) and "use a higher rate" not in words(at)
     assert at.toggle(key="training_beta_auto").label == "Beta: automatic (0.1)"
     at.toggle(key="training_beta_auto").set_value(False).run()
     at.text_input(key="training_beta").set_value("0.25").run()

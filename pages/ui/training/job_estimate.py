@@ -160,7 +160,8 @@ def _numbers(draft: JobDraft) -> bool:
     auto_fields.whole(_("Epochs"), "training_epochs", 3, *N_EPOCHS)
     auto_fields.whole(_("Batch size"), "training_batch", 4, *BATCH_SIZE)
     rate = auto_fields.real(_("Learning rate multiplier"), "training_rate", _USUAL_RATE, *job_form.RATES)
-    st.caption(as_markdown(learning_rate_advice(draft.rows, draft.base.is_tuned, draft.base.provider)))
+    advice = learning_rate_advice(draft.rows, draft.base.is_tuned, draft.base.provider, draft.marks.method)
+    st.caption(as_markdown(advice))
     beta_fits = draft.marks.method != "dpo" or preference_form.beta_field()
     options_fit = job_options.show(draft.base, has_validation=draft.has_validation)
     with st.container(horizontal=True, vertical_alignment="center"):
