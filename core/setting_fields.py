@@ -200,6 +200,7 @@ MailServer = Annotated[SecretStr, AfterValidator(_mail_server)]
 Mode = Annotated[Literal["local", "team"], BeforeValidator(_lower)]
 Priority = Annotated[job_rules.TrainerPriority, BeforeValidator(_lower)]
 Device = Annotated[job_rules.TrainingDevice, BeforeValidator(_lower)]
+Gigabytes = Annotated[int, _whole_number(1, launcher_settings.MOST_GB)]
 Port = Annotated[int, _whole_number(1, 65_535)]
 Processes = Annotated[int, _whole_number(1, launcher_settings.MOST)]
 RayStorage = Annotated[str, AfterValidator(_ray_storage)]
@@ -252,6 +253,7 @@ class SettingFields(BaseSettings):
     ray_workers: Processes = _setting(launcher_settings.WORKERS, "number", 1)
     ray_cpus: Processes = _setting(launcher_settings.CPUS, "number", 1)
     ray_shard: Sharding = _setting(launcher_settings.SHARD, "`auto`, `always` or `never`", "auto")
+    ray_node_gb: Gigabytes | None = _setting(launcher_settings.NODE_GB, "number")
     engine_serve: Serve = _setting(serve_settings.SERVE, "`llama`, `vllm` or address", serve_settings.LLAMA)
     vllm_args: str | None = _setting(serve_settings.ARGUMENTS, "text")
     vllm_key_file: Path | None = _setting(serve_settings.KEY_FILE, "path")

@@ -26,6 +26,10 @@ SHARD: Final = "FABULA_RAY_SHARD"
 """Environment variable: whether a base model's layers are split over these processes; see `Shard`."""
 Shard = Literal["auto", "always", "never"]
 """`auto`: if the base does not fit whole into one of them."""
+NODE_GB: Final = "FABULA_RAY_NODE_GB"
+"""Environment variable: gigabytes that copies of base models from a bucket take on a node's disk, at most."""
+MOST_GB: Final = 1_000_000
+"""The highest number for NODE_GB."""
 MOST: Final = 4096
 """The highest number for WORKERS and CPUS."""
 DASHBOARD_PORT: Final = 8265
@@ -96,13 +100,25 @@ def check(environ: Mapping[str, str]) -> None:
     for setting in (WORKERS, CPUS):
         count(environ, setting)
     shard(environ)
+    node_gb(environ)
 
 
 def count(environ: Mapping[str, str], setting: str) -> int:
     """A setting that is a whole number from 1 to MOST; 1 if it is not set. Raises ValueError."""
-    raw = environ.get(setting, "").strip() or "1"
-    if not (raw.isascii() and raw.isdecimal() and 1 <= int(raw[:9]) <= MOST):
-        raise ValueError(f"{setting}: {raw!r} is not a whole number from 1 to {MOST}")
+    return _whole_number(environ, setting, MOST) or 1
+
+
+def node_gb(environ: Mapping[str, str]) -> int | None:
+    """NODE_GB, from 1 to MOST_GB; None if it is not set. Raises ValueError."""
+    return _whole_number(environ, NODE_GB, MOST_GB)
+
+
+def _whole_number(environ: Mapping[str, str], setting: str, most: int) -> int | None:
+    raw = environ.get(setting, "").strip()
+    if not raw:
+        return None
+    if not (raw.isascii() and raw.isdecimal() and len(raw) <= 9 and 1 <= int(raw) <= most):
+        raise ValueError(f"{setting}: {raw!r} is not a whole number from 1 to {most}")
     return int(raw)
 
 

@@ -53,6 +53,7 @@ from tests.support.waiting import WAIT_LIMIT_S  # noqa: E402
         ({"FABULA_RAY_STORAGE": "gs://bucket/x"}, "'gs://bucket/x' is not an existing folder"),
         ({"FABULA_RAY_WORKERS": "0"}, "FABULA_RAY_WORKERS: '0'"),
         ({"FABULA_RAY_CPUS": "two"}, "FABULA_RAY_CPUS: 'two'"),
+        ({"FABULA_RAY_NODE_GB": "-1"}, "FABULA_RAY_NODE_GB: '-1' is not a whole number from 1 to 1000000"),
         ({"FABULA_RAY_SHARD": "yes"}, "FABULA_RAY_SHARD: 'yes' is none of auto, always, never"),
     ],
 )
@@ -235,7 +236,7 @@ def _look(trainer: RayTrainer) -> int | None:
 
 def test_an_engine_that_was_killed_starts_each_attempt_once(tmp_path: Path, cluster: _Cluster) -> None:
     job = _shared(tmp_path)
-    starter = RayLauncher(cluster, SharedFolder(tmp_path / "shared"), workers=2, cpus=3, shard="always")
+    starter = RayLauncher(cluster, SharedFolder(tmp_path / "shared"), workers=2, cpus=3, shard="always", node_gb=50)
     cluster.gone = True
     with pytest.raises(LauncherUnavailable):
         starter.launch(job.home)
@@ -248,7 +249,7 @@ def test_an_engine_that_was_killed_starts_each_attempt_once(tmp_path: Path, clus
     assert starter.launch(job.home).number == 1  # killed while it ran
     assert list(cluster.jobs) == ["ftjob-1-1"]
     (command,) = cluster.commands
-    assert command[4:] == ["--workers", "2", "--cpus", "3", "--shard", "always"]
+    assert command[4:] == ["--workers", "2", "--cpus", "3", "--shard", "always", "--node-gb", "50"]
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +23,7 @@ pytest.importorskip("s3fs", reason="requirements-s3.txt is not installed")
 from safetensors.torch import save_file  # noqa: E402
 
 from core import s3_client  # noqa: E402
+from core.engine.formats import weights  # noqa: E402
 from core.engine.training import attempts  # noqa: E402
 from core.engine.training.attempts import Attempt, ProgressMissing, SharedJob, is_newest  # noqa: E402
 from core.engine.training.job_context import JobFailed, describe_error  # noqa: E402
@@ -36,6 +40,7 @@ from core.engine.training.shared_storage import (  # noqa: E402
 )
 from core.engine.training.trainer import failure, node_scratch, on_ray  # noqa: E402
 from core.engine.training.trainer.mirror import Mirror, MirroredJournal  # noqa: E402
+from tests.support.engine_process import ROOT  # noqa: E402
 from tests.support.s3_server import S3Server, failing, reachable  # noqa: E402
 from tests.support.shared_job import prepared_job  # noqa: E402
 from tests.support.waiting import WAIT_LIMIT_S, until  # noqa: E402
@@ -669,3 +674,105 @@ def test_what_killed_attempts_left_on_a_node_is_deleted_a_day_later(shared: Shar
     newest = node_scratch.stage(shared, job.folder(3))
     assert [folder.exists() for folder in (killed, running, newest)] == [False, True, True]
     assert list(newest.parents[3].glob("bases/*/base.gguf"))
+
+
+def _write_base(shared: SharedBucket, key: str, size: int) -> str:
+    """A job whose base has this size; the path of its attempt."""
+    base, attempt = f"bases/{key}/base.gguf", f"jobs/ftjob-{key}/attempts/1"
+    shared.write(base, bytes(size))
+    spec = {"base_gguf": shared.location(base), "weights_dir": shared.location(f"weights/{key}")}
+    shared.write(f"{attempt}/job.json", json.dumps(spec).encode())
+    return attempt
+
+
+def _bases_on_node(tmp_path: Path) -> set[str]:
+    return {path.name for path in (tmp_path / "node").glob("*/*/bases/*")}
+
+
+def _use(shared: SharedBucket, attempt: str, limit_gb: float) -> None:
+    """Train a job: its base is downloaded and converted to twice the size."""
+    with node_scratch.base_in_use(shared, attempt, limit_gb):
+        spec = json.loads((node_scratch.stage(shared, attempt) / "job.json").read_text())
+        folder = Path(spec["weights_dir"])
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "weights.safetensors").write_bytes(bytes(2 * Path(spec["base_gguf"]).stat().st_size))
+
+
+_GB = 1e-9  # limits in bytes
+
+
+def test_of_a_nodes_copies_of_bases_those_that_were_used_last_are_kept(shared: SharedBucket, tmp_path: Path) -> None:
+    jobs = {key: _write_base(shared, key, 100) for key in "abcd"}
+    for key in "abac":
+        _use(shared, jobs[key], 900 * _GB)
+    assert _bases_on_node(tmp_path) == {"a", "b", "c"}  # 900 bytes with their weights
+    _use(shared, jobs["d"], 900 * _GB)
+    assert _bases_on_node(tmp_path) == {"a", "c", "d"}
+    other = SharedBucket(f"{shared.place}-of-another-engine")
+    _use(other, _write_base(other, "e", 100), 400 * _GB)
+    assert _bases_on_node(tmp_path) == {"e"}  # one limit for all storages
+    assert not list((tmp_path / "node").glob("*/*/weights/[a-d]"))
+
+
+def test_a_base_makes_room_before_it_is_downloaded(shared: SharedBucket, tmp_path: Path) -> None:
+    small, large = _write_base(shared, "small", 10), _write_base(shared, "large", 80)
+    _use(shared, small, 100 * _GB)
+    with node_scratch.base_in_use(shared, large, 100 * _GB):
+        assert _bases_on_node(tmp_path) == set()
+        node_scratch.stage(shared, large)
+    with node_scratch.base_in_use(shared, large, 100 * _GB):  # nothing is to be downloaded any more
+        assert _bases_on_node(tmp_path) == {"large"}
+
+
+def test_without_a_limit_the_copies_take_half_of_the_disk(
+    shared: SharedBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=800, free=700))
+    for key in "ab":
+        with node_scratch.base_in_use(shared, attempt := _write_base(shared, key, 250), None):
+            node_scratch.stage(shared, attempt)
+    assert _bases_on_node(tmp_path) == {"b"}
+
+
+_HOLD = """
+import sys
+from core.engine.training.shared_bucket import SharedBucket
+from core.engine.training.trainer import node_scratch
+with node_scratch.base_in_use(SharedBucket(sys.argv[1]), sys.argv[2], 1e-9):
+    node_scratch.stage(SharedBucket(sys.argv[1]), sys.argv[2])
+    print("staged", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_base_that_another_process_uses_is_not_deleted_before_that_has_ended(
+    shared: SharedBucket, tmp_path: Path
+) -> None:
+    used, other = _write_base(shared, "used", 100), _write_base(shared, "other", 100)
+    environ = {**os.environ, "TMPDIR": str(tmp_path / "node")}
+    command = [sys.executable, "-c", _HOLD, shared.place, used]
+    with subprocess.Popen(command, cwd=ROOT, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"staged\n"
+        _use(shared, other, 1 * _GB)
+        assert _bases_on_node(tmp_path) == {"used"}
+        process.kill()
+    _use(shared, other, 300 * _GB)
+    assert _bases_on_node(tmp_path) == {"other"}
+
+
+def test_what_a_killed_process_has_half_downloaded_or_converted_is_deleted(
+    shared: SharedBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = _write_base(shared, "base", 100)
+    with node_scratch.base_in_use(shared, attempt, None):
+        folder = node_scratch.stage(shared, attempt)
+    root = folder.parents[3]
+    (root / "bases" / "base" / "base.gguf.1.part").write_bytes(b"half")
+    (root / "weights" / f"{weights.UNFINISHED}1").mkdir(parents=True)
+    node_scratch.discard(shared, attempt)
+    spec = json.loads((node_scratch.stage(shared, attempt) / "job.json").read_text())
+    monkeypatch.setattr(weights, "convert", lambda _gguf, folder, _: folder)
+    converted = node_scratch.converted(Path(spec["base_gguf"]), Path(spec["weights_dir"]), lambda _: None)
+    assert converted == root / "weights" / "base"
+    assert [path.name for path in (root / "bases" / "base").iterdir()] == ["base.gguf"]
+    assert not list((root / "weights").glob(f"{weights.UNFINISHED}*"))

@@ -20,6 +20,8 @@ from core.engine.formats import base_config
 from core.engine.formats.gguf_file import QuickReader, hf_names
 from core.message import msg
 
+UNFINISHED = "converting-"
+"""Begins the name of a folder beside those of converted weights; one that no process writes to was left by kill -9."""
 PACKAGED_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 """SHA-256 of gemma-3-270m-q4_k_m.gguf, to detect a changed package."""
 
@@ -94,7 +96,7 @@ def convert(gguf: Path, folder: Path, on_message: Callable[[str], None]) -> Path
             values = values - 1  # transformers multiplies by (1 + w), llama.cpp by w
         tensors[names[tensor.name]] = values.astype(np.float16 if values.ndim == 2 else np.float32)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder.parent) as temporary:
         converted = Path(temporary) / "converted"
         converted.mkdir()
         save_file(tensors, converted / "weights.safetensors")

@@ -50,15 +50,22 @@ class RayLauncher:
         workers: processes per job, each with a GPU if the cluster has any.
         cpus: processors per process.
         shard: whether a base model's layers are split over them.
+        node_gb: what copies of base models from a bucket take on a node's disk, at most; None for half of the disk.
     """
 
     max_jobs = _MAX_JOBS
 
     def __init__(
-        self, cluster: JobsApi, storage: SharedStorage, workers: int = 1, cpus: int = 1, shard: Shard = "auto"
+        self,
+        cluster: JobsApi,
+        storage: SharedStorage,
+        workers: int = 1,
+        cpus: int = 1,
+        shard: Shard = "auto",
+        node_gb: int | None = None,
     ) -> None:
         self._cluster, self._storage, self._workers, self._cpus = cluster, storage, workers, cpus
-        self._shard = shard
+        self._shard, self._node_gb = shard, node_gb
         self._capacity: tuple[float, Capacity] | None = None
         self._failed_at = -math.inf
 
@@ -71,6 +78,7 @@ class RayLauncher:
             launcher_settings.count(environ, launcher_settings.WORKERS),
             launcher_settings.count(environ, launcher_settings.CPUS),
             launcher_settings.shard(environ),
+            launcher_settings.node_gb(environ),
         )
 
     def at_once(self) -> int:
@@ -175,6 +183,7 @@ class RayLauncher:
     def _submit(self, job: SharedJob, attempt: Attempt, capacity: Capacity) -> None:
         command = ["python", "-m", "core.engine.training.trainer.on_ray", shlex.quote(job.location(attempt.number))]
         command += ["--workers", str(self._workers), "--cpus", str(self._cpus), "--shard", self._shard]
+        command += [] if self._node_gb is None else ["--node-gb", str(self._node_gb)]
         command += ["--gpu"] if capacity.gpus else []
         try:
             self._cluster.submit(submission_id(job, attempt.number), command)

@@ -109,11 +109,12 @@ class SharedBucket:
 
     def get_all(self, path: str, target: Path) -> None:
         """Download a file, or all files of a folder; those that are there in their size are kept."""
-        for found, size in self._sizes(path).items():
-            if found == path:
-                self._get(found, target, size)
-            elif found.startswith(f"{path}/"):
-                self._get(found, target / found.removeprefix(f"{path}/"), size)
+        for found, local, size in self._copies(path, target):
+            self._get(found, local, size)
+
+    def missing_bytes(self, path: str, target: Path) -> int:
+        """What `get_all` would download."""
+        return sum(size for _, local, size in self._copies(path, target) if not _is_copy(local, size))
 
     def share(self, source: str, target: str) -> None:
         """See `SharedStorage`: a copy on the server."""
@@ -198,8 +199,16 @@ class SharedBucket:
                     return found
                 more = {"ContinuationToken": answer["NextContinuationToken"]}
 
+    def _copies(self, path: str, target: Path) -> Iterator[tuple[str, Path, int]]:
+        """A file, or all files of a folder: each with the place of its copy in `target`, and its size."""
+        for found, size in self._sizes(path).items():
+            if found == path:
+                yield found, target, size
+            elif found.startswith(f"{path}/"):
+                yield found, target / found.removeprefix(f"{path}/"), size
+
     def _get(self, path: str, target: Path, size: int) -> None:
-        if target.exists() and target.stat().st_size == size:
+        if _is_copy(target, size):
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f"{target.name}.{uuid4().hex}.part")
@@ -250,6 +259,10 @@ class SharedBucket:
                 msg("Free some space there, then resume the job: it continues from its last checkpoint."),
             )
         return StorageUnreachable(msg("{place} can't be reached ({reason}).", place=self.place, reason=code))
+
+
+def _is_copy(path: Path, size: int) -> bool:
+    return path.exists() and path.stat().st_size == size
 
 
 def _block(path: str, start: int) -> str:

@@ -11,11 +11,11 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from core.engine.formats import weights
 from core.engine.launcher_settings import Shard
 from core.engine.training import attempts
 from core.engine.training.job_folder import JobSpec, Journal, Status
@@ -45,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--cpus", type=int, default=1)
     parser.add_argument("--shard", choices=get_args(Shard), default="auto")
+    parser.add_argument("--node-gb", type=int)
     parser.add_argument("--gpu", action="store_true")
     options = parser.parse_args(arguments)
     storage, attempt = attempts.located(options.attempt)
@@ -66,7 +67,7 @@ def _fit(options: argparse.Namespace, ray_storage: Mapping[str, Any]) -> None:
     ray.init(log_to_driver=False)
     trainer = TorchTrainer(
         train_rank,
-        train_loop_config={"attempt": options.attempt, "cpus": options.cpus, "shard": options.shard},
+        train_loop_config={name: getattr(options, name) for name in ("attempt", "cpus", "shard", "node_gb")},
         scaling_config=ScalingConfig(
             num_workers=options.workers, use_gpu=options.gpu, resources_per_worker=_resources(options)
         ),
@@ -90,7 +91,7 @@ def train_rank(config: Mapping[str, Any]) -> None:
         if ranks.rank == 0:
             storage.create(f"{attempt}/{attempts.CLAIM}")
         if isinstance(storage, SharedBucket):
-            _train_from_bucket(storage, attempt, config["cpus"], ranks, config["shard"])
+            _train_from_bucket(storage, attempt, config, ranks)
         else:
             folder = Path(config["attempt"])
             spec = replace(JobSpec.read(folder), threads=config["cpus"])
@@ -113,26 +114,24 @@ def _train(spec: JobSpec, journal: Journal, stop: Callable[[], bool], ranks: Ran
         raise
 
 
-def _train_from_bucket(bucket: SharedBucket, attempt: str, threads: int, ranks: Ranks, shard: Shard) -> None:
+def _train_from_bucket(bucket: SharedBucket, attempt: str, config: Mapping[str, Any], ranks: Ranks) -> None:
     """Train in a folder of this node, which `Mirror` uploads."""
-    folder = node_scratch.stage(bucket, attempt)
-    journal = MirroredJournal(folder)
-    spec = replace(JobSpec.read(folder), threads=threads)
-    if spec.base_folder is None:  # each node converts the weights once, for all jobs
-        spec.weights_dir.parent.mkdir(parents=True, exist_ok=True)
-        with node_scratch.locked(spec.weights_dir.parent):
+    with node_scratch.base_in_use(bucket, attempt, config["node_gb"]):
+        folder = node_scratch.stage(bucket, attempt)
+        journal = MirroredJournal(folder)
+        spec = replace(JobSpec.read(folder), threads=config["cpus"])
+        if spec.base_folder is None:
             on_message = journal.event if ranks.rank == 0 else (lambda _: None)
-            spec = replace(spec, base_folder=weights.convert(spec.base_gguf, spec.weights_dir, on_message))
-    if ranks.rank > 0:
-        _train(spec, journal, lambda: False, ranks, shard)  # rank 0 says when to stop
-        return
-    mirror = Mirror(bucket, attempt, folder)
-    mirror.start()
-    try:
-        _train(spec, journal, mirror.stop_requested, ranks, shard)
-    finally:
-        mirror.finish()
-        node_scratch.discard(bucket, attempt)
+            spec = replace(spec, base_folder=node_scratch.converted(spec.base_gguf, spec.weights_dir, on_message))
+        if ranks.rank > 0:
+            _train(spec, journal, lambda: False, ranks, config["shard"])  # rank 0 says when to stop
+            return
+        mirror = Mirror(bucket, attempt, folder)
+        with ExitStack() as end:
+            end.callback(node_scratch.discard, bucket, attempt)
+            mirror.start()
+            end.callback(mirror.finish)
+            _train(spec, journal, mirror.stop_requested, ranks, config["shard"])
 
 
 class SilentJournal(Journal):
