@@ -12,7 +12,7 @@ import altair as alt
 import pandas as pd
 
 from core import message
-from core.charts.vega_lite import Axis, CurveView, Spec, axis_values, thin, to_spec, with_rows, x_axis
+from core.charts.vega_lite import NUMBER, Axis, CurveView, Spec, axis_values, thin, to_spec, with_rows, x_axis
 from core.finetuning.results import smooth
 
 Column = Literal["training_loss", "validation_loss", "training_token_accuracy", "validation_token_accuracy"]
@@ -148,7 +148,7 @@ def _overlay_spec(labels: OverlayLabels, axis: Axis, log: bool, percent: bool, n
         "y:Q",
         title=labels.value,
         scale=alt.Scale(type="log") if log else alt.Scale(zero=False),
-        axis=alt.Axis(format=".0%" if percent else "~g", tickCount=5),
+        axis=alt.Axis(format=".0%" if percent else NUMBER, tickCount=5),
     )
     colour = alt.Color("job:N", scale=alt.Scale(domain=list(names)), legend=None)
     base = alt.Chart(alt.NamedData("rows"))

@@ -11,7 +11,7 @@ from typing import Any
 
 import altair as alt
 
-from core.charts.vega_lite import Spec, by_width, to_spec, with_data
+from core.charts.vega_lite import NUMBER, Spec, by_width, to_spec, with_data
 from core.pricing.comparison import PriceLine
 from core.pricing.quality import Quality
 from core.pricing.spend_history import DayLine
@@ -169,7 +169,7 @@ def _spending_spec(labels: SpendingLabels, models: tuple[str, ...], calendar: tu
         .mark_bar(cornerRadiusEnd=2)
         .encode(
             x=x,
-            y=alt.Y("spent:Q", stack=True, title=labels.spent, axis=alt.Axis(format="~g", tickCount=4)),
+            y=alt.Y("spent:Q", stack=True, title=labels.spent, axis=alt.Axis(format=NUMBER, tickCount=4)),
             color=alt.Color(
                 "model:N",
                 scale=alt.Scale(domain=list(models)),

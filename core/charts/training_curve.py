@@ -16,7 +16,7 @@ import pandas as pd
 
 from core import message
 from core.charts import vega_lite
-from core.charts.vega_lite import X_END, Axis, CurveView, Spec, axis_values, thin, to_spec, with_rows, x_axis
+from core.charts.vega_lite import NUMBER, X_END, Axis, CurveView, Spec, axis_values, thin, to_spec, with_rows, x_axis
 from core.finetuning.results import Figure, Results, figure, smooth, smoothing_weight
 
 CHECKPOINT = "checkpoint"
@@ -243,7 +243,8 @@ _TONE = "isValid(datum.valid) || datum.line == 'valid' ? 'validation' : 'trainin
 
 def _y(field: str, title: str, log: bool, percent: bool) -> alt.Y:
     scale = alt.Scale(type="log") if log else alt.Scale(zero=False)
-    return alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(format=".0%" if percent else "~g", tickCount=5))
+    axis = alt.Axis(format=".0%" if percent else NUMBER, tickCount=5)
+    return alt.Y(f"{field}:Q", title=title, scale=scale, axis=axis)
 
 
 def _marks(base: alt.Chart, x: alt.X, colour: alt.Color) -> list[alt.Chart]:

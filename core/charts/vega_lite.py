@@ -30,6 +30,8 @@ CONFIG: Spec = {"locale": {"number": _NUMBERS}}
 """The specs' `config`: numbers as on the pages, with a space before the percent sign (`core.message.percent`)."""
 
 MAX_POINTS = 2_000  # more are not visible on a screen and take longer to send and draw
+NUMBER = ".6~g"
+"""Format of numbers on axes. With "~g" alone, Vega would derive the digits from the ticks and write 10 as 1e+1."""
 X_END = "xEnd"  # a parameter, so that a growing curve can use the same cached spec
 _LABEL_SHARE = 0.14  # share of the x axis reserved for the value at the end of a curve
 _LABEL_PX = 58  # minimum for that value on narrow screens
@@ -89,7 +91,7 @@ def x_axis(axis: Axis, title: str) -> alt.X:
         axis=alt.Axis(
             grid=False,
             tickMinStep=1 if integer else alt.Undefined,
-            format={"step": ",d", "tokens": "~s"}.get(axis, "~g"),
+            format={"step": ",d", "tokens": "~s"}.get(axis, NUMBER),
         ),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from decimal import Decimal
 from typing import Any
 
@@ -98,6 +99,27 @@ def test_one_step_has_an_axis_that_people_can_read(chart: Any) -> None:
     reach = 0.05 * value if chart is training_curve.loss_chart else 0.05
     assert ends == [pytest.approx(value - reach), pytest.approx(value + reach)]
     assert not [row for row in chart(_frame(30), CurveView(), _WORDS)["data"]["values"] if row.get("end") == ""]
+
+
+@pytest.mark.parametrize(
+    ("values", "axis", "written"),
+    [
+        ([0.7, 9.8], "step", ["0", "2", "10"]),
+        ([0.0, 19.9], "step", ["0", "5", "10", "20"]),
+        ([0.7, 0.2], "time", ["0", "10"]),
+        ([1e-7, 4e-7], "step", ["1e-7", "4e-7"]),
+    ],
+)
+def test_round_numbers_on_an_axis_are_no_powers_of_ten(
+    values: list[float], axis: vega_lite.Axis, written: list[str]
+) -> None:
+    vl_convert = pytest.importorskip("vl_convert")
+    frame = _frame(2)
+    frame["training_loss"], frame["seconds"] = values, [60.0, 600.0]
+    svg = vl_convert.vegalite_to_svg(training_curve.loss_chart(frame, CurveView(axis, 0.0), _WORDS))
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+    assert set(written) <= set(texts)
+    assert not [text for text in texts if "e+" in text]
 
 
 def test_axes_of_a_frame() -> None:

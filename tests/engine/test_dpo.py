@@ -16,7 +16,7 @@ from core.engine.chat_messages import BadLine  # noqa: E402
 from core.engine.formats import gguf_file, tokens, weights  # noqa: E402
 from core.engine.formats.tokens import Encoded  # noqa: E402
 from core.engine.training.job_folder import JobSpec, Journal, metrics_csv, read_lines  # noqa: E402
-from core.engine.training.trainer import model, resume  # noqa: E402
+from core.engine.training.trainer import model, resume, run  # noqa: E402
 from core.engine.training.trainer.device import cpu  # noqa: E402
 from core.engine.training.trainer.dpo import DirectPreference  # noqa: E402
 from core.engine.training.trainer.loop import Loop  # noqa: E402
@@ -153,7 +153,14 @@ def test_the_curve_has_rewards_that_rise_and_no_accuracy_of_tokens(base: Path, t
     assert header[-4:-2] == ["training_reward_accuracy", "training_reward_margin"]
     (checkpoint, *_) = read_lines(folder / "checkpoints.jsonl")
     assert {"train_loss", "train_reward_accuracy", "valid_reward_margin"} <= checkpoint["metrics"].keys()
-    assert "preferred answers rewarded more: " in [row["message"] for row in read_lines(folder / "events.jsonl")][-1]
+    assert "Last step: training loss" in (last := [row["message"] for row in read_lines(folder / "events.jsonl")][-1])
+    assert "preferred answers rewarded more: " in last
+
+
+def test_the_job_says_how_many_pairs_it_trains_on(base: Path, tmp_path: Path) -> None:
+    run.train(_spec(base, tmp_path / "job"), Journal(tmp_path / "job"), lambda: True)
+    messages = [row["message"] for row in read_lines(tmp_path / "job" / "events.jsonl")]
+    assert "Training started. Examples: 6, epochs: 4, steps: 8." in messages
 
 
 _ASKED = {"messages": [{"role": "user", "content": "Name a colour."}]}

@@ -236,7 +236,7 @@ class Loop:
         self.journal.checkpoint({"step": position.step, "epoch": epoch, "path": str(path), "metrics": metrics})
         if score.reward_accuracy is None:
             message = msg(
-                "Epoch {epoch}/{n_epochs} finished: training loss {loss}, token accuracy {token_accuracy}.",
+                "Epoch {epoch}/{n_epochs} finished. Last step: training loss {loss}, token accuracy {token_accuracy}.",
                 epoch=epoch,
                 n_epochs=self.spec.n_epochs,
                 loss=f"{score.loss:.3f}",
@@ -244,7 +244,8 @@ class Loop:
             )
         else:
             message = msg(
-                "Epoch {epoch}/{n_epochs} finished: training loss {loss}, preferred answers rewarded more: {share}.",
+                "Epoch {epoch}/{n_epochs} finished. Last step: training loss {loss}, preferred answers rewarded more: "
+                "{share}.",
                 epoch=epoch,
                 n_epochs=self.spec.n_epochs,
                 loss=f"{score.loss:.3f}",

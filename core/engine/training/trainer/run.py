@@ -62,7 +62,7 @@ def train(
         journal.event(
             msg(
                 "Training started. Examples: {train}, epochs: {n_epochs}, steps: {total_steps}.",
-                train=len(train),
+                train=loop.examples,
                 n_epochs=spec.n_epochs,
                 total_steps=loop.total_steps,
             )
