@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -24,7 +25,7 @@ from safetensors.torch import save_file  # noqa: E402
 
 from core import s3_client  # noqa: E402
 from core.engine.formats import weights  # noqa: E402
-from core.engine.training import attempts  # noqa: E402
+from core.engine.training import attempts, shared_storage  # noqa: E402
 from core.engine.training.attempts import Attempt, ProgressMissing, SharedJob, is_newest  # noqa: E402
 from core.engine.training.job_context import JobFailed, describe_error  # noqa: E402
 from core.engine.training.job_folder import Journal, read_lines  # noqa: E402
@@ -458,6 +459,27 @@ def test_a_job_fails_with_advice_or_waits_and_can_go_on(
     assert cluster.command[3] == f"{shared.place}/jobs/ftjob-1/attempts/1"
     spec = json.loads(shared.read("jobs/ftjob-1/attempts/1/job.json") or b"")
     assert "secret" not in json.dumps(spec).lower()
+
+
+@pytest.mark.parametrize("full", ["job_folder.Journal.rewind", "shared_storage.append", "attempts.SharedJob.record"])
+def test_if_the_disk_of_the_engine_is_full_the_job_does_not_blame_the_storage(
+    storage: SharedStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    job, launcher = prepared_job(storage, tmp_path), RayLauncher(_Cluster(), storage)
+    job.prepare()
+    _Trainer(job, 1).train(1, 2)
+    job.record(Attempt(1, ended=True))
+
+    def no_space(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"core.engine.training.{full}", no_space)
+        patch.setattr("core.engine.training.shared_bucket.append", shared_storage.append)
+        with pytest.raises(JobFailed, match="in its home folder") as caught:
+            launcher.launch(job.home)
+    assert caught.value.code == "insufficient_storage" and storage.place not in caught.value.message
+    assert launcher.launch(job.home).number == 2
 
 
 def test_an_end_counts_once_everything_was_read(

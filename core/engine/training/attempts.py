@@ -17,11 +17,13 @@ import contextlib
 import json
 import os
 import threading
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from core.engine import json_file, launcher_settings
+from core.engine.api.errors import is_disk_full
 from core.engine.training.job_folder import Journal
 from core.engine.training.shared_bucket import SharedBucket
 from core.engine.training.shared_storage import SharedFolder, SharedStorage, complete_lines
@@ -57,6 +59,21 @@ def located(location: str) -> tuple[SharedStorage, str]:
 
 class ProgressMissing(OSError):
     """The folder of a job's last attempt is not on the storage, which may not be mounted."""
+
+
+class HomeFull(OSError):
+    """The disk of the engine's home is full; the storage may have space."""
+
+
+@contextlib.contextmanager
+def _written_to_home() -> Iterator[None]:
+    """What is done here writes nothing to the storage."""
+    try:
+        yield
+    except OSError as exc:
+        if is_disk_full(exc):
+            raise HomeFull(exc.errno, exc.strerror) from exc
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +130,7 @@ class SharedJob:
 
         Raises:
             ProgressMissing: starting again would cost the progress.
+            HomeFull: the disk of the engine's home is full.
             OSError: the storage is full or cannot be reached.
         """
         last = self.current()
@@ -122,16 +140,19 @@ class SharedJob:
         folder = self.folder(attempt.number)
         self.storage.delete(folder)  # left by an engine that was killed here
         self._take_over(None if last is None else self.folder(last.number), folder)
-        if last is not None:  # after the state: all steps of a saved state are in the curve
-            self._append(last.number)
-        Journal(self.home).rewind(self.saved_step(attempt.number))
+        saved_step = self.saved_step(attempt.number)
+        with _written_to_home():
+            if last is not None:  # after the state: all steps of a saved state are in the curve
+                self._append(last.number)
+            Journal(self.home).rewind(saved_step)
         for name in APPENDED:
             if (self.home / name).exists():
                 _cut_incomplete_line(self.home / name)  # left by an engine that was killed while it copied
                 self.storage.start(self.home / name, f"{folder}/{name}")
         self._write(f"{folder}/job.json", self._shared_spec())
         self._write(f"{self.root}/{_NEWEST}", {"number": attempt.number})
-        self.record(attempt)
+        with _written_to_home():
+            self.record(attempt)
         return attempt
 
     def _take_over(self, earlier: str | None, folder: str) -> None:

@@ -50,7 +50,7 @@ class Capacity:
 class RayCluster:
     """Submits, observes and stops jobs.
 
-    Every method raises LauncherUnavailable if the cluster does not answer, or with an error of its own.
+    Every method raises LauncherUnavailable if the cluster does not answer, or answers with an error.
     """
 
     def __init__(self, address: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from core.engine import json_file, launcher_settings
 from core.engine.launcher_settings import Shard
 from core.engine.training import attempts
-from core.engine.training.attempts import FAILED, Attempt, ProgressMissing, SharedJob
+from core.engine.training.attempts import FAILED, Attempt, HomeFull, ProgressMissing, SharedJob
 from core.engine.training.job_context import JobFailed, describe_error
 from core.engine.training.launcher import LauncherUnavailable
 from core.engine.training.ray_cluster import Capacity, ClusterJob, RayCluster
@@ -121,6 +121,8 @@ class RayLauncher:
                     error=exc.args[0],
                 )
             ) from exc
+        except HomeFull as exc:
+            raise describe_error(exc) from exc
         except OSError as exc:
             raise self._storage_failed(exc) from exc
         if not attempt.submitted:

@@ -1,4 +1,4 @@
-"""`python -m core.engine.training.trainer JOBDIR [ENGINE_PID]`runs or resumes one job.
+"""`python -m core.engine.training.trainer JOBDIR [ENGINE_PID]` runs or resumes one job.
 
 On SIGTERM, or when the engine that started it dies, the process saves its state and exits within one micro-batch. A
 kill -9 loses the steps since the last save. A lock ensures one trainer per folder.
