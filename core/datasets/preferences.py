@@ -16,7 +16,7 @@ from typing import Final, Literal, NamedTuple
 from core.datasets.analysis import Example, digest
 from core.datasets.importers import preference_lines
 from core.errors import BadTrainingFile
-from core.message import Message, msg
+from core.message import Message, msg, sentences
 
 PreferenceFormat = Literal["chat", "completion"]
 DropReason = Literal["single", "empty", "equal", "conversation", "repeated", "outvoted", "undecided"]
@@ -164,7 +164,7 @@ def plan(
     found = PreferencePlan(file_format, separator, stop, system, total, kept, longest, ordered, balance)
     if not found.kept:
         raise BadTrainingFile(
-            msg("There is no pair of answers to learn from. Rows: {n}.", n=f"{total:,}"),
+            sentences(msg("There is no pair of answers to learn from. Rows: {n}.", n=f"{total:,}"), *found.sentences()),
             msg("Start from a chat model.")
             if dropped["conversation"]
             else msg("Vote on answers on the Story page, or load a file of preferences."),

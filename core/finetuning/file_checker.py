@@ -102,10 +102,16 @@ class FileCheck:
 
     def sentences(self) -> tuple[str, ...]:
         """A summary in sentences, most severe first."""
-        result = [problem.sentence for problem in self.problems if not problem.line]
-        by_severity = sorted(self.counts.items(), key=lambda item: (self.levels[item[0]] != "error", -item[1]))
-        result += [sentence for kind, count in by_severity if (sentence := _count_sentence(kind, count)) is not None]
-        return tuple(result) or (msg("The format of all {examples} examples is valid.", examples=f"{self.examples:,}"),)
+        found = tuple(sentence for _level, sentence in self.summary())
+        return found or (msg("The format of all {examples} examples is valid.", examples=f"{self.examples:,}"),)
+
+    def summary(self) -> tuple[tuple[Level, str], ...]:
+        """One sentence per kind of problem with its level, errors first."""
+        result = [(problem.level, problem.sentence) for problem in self.problems if not problem.line]
+        by_count = sorted(self.counts.items(), key=lambda item: -item[1])
+        said = ((self.levels[kind], _count_sentence(kind, count)) for kind, count in by_count)
+        result += [(level, sentence) for level, sentence in said if sentence is not None]
+        return tuple(sorted(result, key=lambda one: one[0] != "error"))
 
 
 def _count_sentence(kind: str, n: int) -> str | None:

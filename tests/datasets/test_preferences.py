@@ -116,6 +116,12 @@ def test_a_model_that_continues_texts_learns_nothing_from_conversations_and_that
     assert refused.value.next_step == "Start from a chat model."
 
 
+def test_a_file_without_any_pair_says_why() -> None:
+    with pytest.raises(BadTrainingFile) as refused:
+        preferences.plan([PreferenceRow("p", "same", "same"), PreferenceRow("q", "same ", "same")])
+    assert "nothing to prefer: 2." in refused.value.what and refused.value.next_step.startswith("Vote on answers")
+
+
 def test_the_other_answer_is_part_of_a_versions_hash_and_old_hashes_stay(store: Store) -> None:
     hashes = []
     for bad in ("bad", "worse"):

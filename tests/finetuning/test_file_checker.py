@@ -165,6 +165,14 @@ def test_repeats_and_stops_are_warnings_with_their_lines(tmp_path: Path) -> None
     )
 
 
+def test_what_prevents_training_is_said_first_and_a_warning_stays_a_warning(tmp_path: Path) -> None:
+    checked = check_file(write(tmp_path / "x.jsonl", GOOD, "{"), MODEL)
+    assert checked.summary() == (
+        ("error", "Lines that are not JSON: 1."),
+        ("warning", "There are very few examples (1). The model will mostly repeat them."),
+    )
+
+
 def test_all_problems_are_counted_and_a_hundred_listed(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", *["{"] * 1_000, GOOD)
     checked = check_file(path, MODEL)

@@ -138,13 +138,11 @@ def _checked(draft: JobDraft) -> bool:
 
 
 def _verdict(found: FileCheck) -> None:
-    for sentence in found.sentences():
-        if found.errors:
-            st.markdown(f":red[:material/error:] {as_markdown(sentence)}")
-        elif found.warnings:
-            st.markdown(f":orange[:material/warning:] {as_markdown(sentence)}")
-        else:
-            st.markdown(f":green[:material/check_circle:] {as_markdown(sentence)}")
+    for level, sentence in found.summary():
+        icon = ":red[:material/error:]" if level == "error" else ":orange[:material/warning:]"
+        st.markdown(f"{icon} {as_markdown(sentence)}")
+    if not found.problems:
+        st.markdown(f":green[:material/check_circle:] {as_markdown(' '.join(found.sentences()))}")
 
 
 def _facts(draft: JobDraft, found: FileCheck, count: TokenCount) -> None:
