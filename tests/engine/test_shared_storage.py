@@ -31,7 +31,8 @@ from core.engine.training.job_context import JobFailed, describe_error  # noqa: 
 from core.engine.training.job_folder import Journal, read_lines  # noqa: E402
 from core.engine.training.launcher import LauncherUnavailable  # noqa: E402
 from core.engine.training.ray_cluster import Capacity, ClusterJob  # noqa: E402
-from core.engine.training.ray_launcher import RayLauncher, RayTrainer  # noqa: E402
+from core.engine.training.ray_launcher import RayLauncher  # noqa: E402
+from core.engine.training.ray_trainer import RayTrainer  # noqa: E402
 from core.engine.training.shared_bucket import BLOCK, SharedBucket  # noqa: E402
 from core.engine.training.shared_storage import (  # noqa: E402
     SharedFolder,

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from core.engine.training.launcher import LauncherUnavailable
 from core.message import msg
@@ -45,6 +45,18 @@ class Capacity:
 
     cpus: int
     gpus: int
+
+
+class JobsApi(Protocol):
+    """What launcher and trainers need of `RayCluster`."""
+
+    def submit(self, submission_id: str, command: list[str]) -> None: ...
+
+    def find(self, submission_id: str) -> ClusterJob | None: ...
+
+    def stop(self, submission_id: str) -> None: ...
+
+    def capacity(self) -> Capacity: ...
 
 
 class RayCluster:
