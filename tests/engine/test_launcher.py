@@ -279,6 +279,34 @@ def test_an_attempt_that_has_ended_is_followed_by_another(
     assert starter.launch(job.home).number == next_attempt
 
 
+@pytest.mark.parametrize(
+    ("state", "stop_requested", "number"),
+    [
+        ("succeeded", False, 1),
+        ("failed", False, 1),  # it would fail again
+        ("failed", True, 2),  # the job had failed for another reason, and was resumed
+        ("paused", False, 2),
+        ("running", False, 2),
+    ],
+)
+def test_an_end_while_no_engine_was_there_is_found_by_the_next_one(
+    tmp_path: Path, cluster: _Cluster, state: Any, stop_requested: bool, number: int
+) -> None:
+    job, starter = _shared(tmp_path), RayLauncher(cluster, SharedFolder(tmp_path / "shared"))
+    starter.launch(job.home)
+    if stop_requested:
+        starter.abandon(job.home)
+    (_folder(job, 1) / "final.gguf").write_bytes(b"an adapter")
+    Journal(_folder(job, 1)).state(state, now=True, error="Training diverged.")
+    cluster.jobs["ftjob-1-1"] = ClusterJob(True, state in ("succeeded", "paused"), "")
+    trainer = starter.launch(job.home)
+    assert trainer.number == number
+    if number == 1:
+        assert trainer.code == (0 if state == "succeeded" else 1)
+        trainer.collect()
+        assert read_state(job.home) == {"status": state, "error": "Training diverged."}
+
+
 def test_the_cluster_says_why_an_attempt_ended_unless_its_own_log_does(tmp_path: Path, cluster: _Cluster) -> None:
     job = _shared(tmp_path)
     trainer = RayLauncher(cluster, SharedFolder(tmp_path / "shared")).launch(job.home)

@@ -155,15 +155,19 @@ class RayLauncher:
         return time.monotonic() - self._failed_at < _CAPACITY_S
 
     def _running(self, job: SharedJob) -> Attempt | None:
-        """The attempt that an engine before this one has started; None if it has ended or is lost."""
+        """The attempt that an engine before this one has started, if it is running or its result is still to be read;
+        otherwise None.
+        """
         attempt = job.current()
         if attempt is None or attempt.ended:
             return None
         found = self._cluster.find(submission_id(job, attempt.number))
         if found is None:  # never submitted, or the cluster is another one by now
             return None if attempt.submitted else attempt
-        finished = job.state(attempt.number).get("status") == "succeeded"
-        return replace(attempt, submitted=True) if finished or not found.has_ended else None
+        status = job.state(attempt.number).get("status")
+        # a failure would only be repeated; but if the trainer was to stop anyway, the job has been resumed since
+        has_result = status == "succeeded" or (status == "failed" and not attempt.stop_requested)
+        return replace(attempt, submitted=True) if has_result or not found.has_ended else None
 
     def _submit(self, job: SharedJob, attempt: Attempt, capacity: Capacity) -> None:
         command = ["python", "-m", "core.engine.training.trainer.on_ray", shlex.quote(job.location(attempt.number))]

@@ -29,7 +29,9 @@ T = TypeVar("T")
 
 _PATIENCE_S = 600.0  # how long a bucket may be out of reach before an attempt has failed
 _PAUSE_S = 3.0
-_OLD_S = 24 * 3600.0  # a running attempt replaces a file in its folder with every step
+# A running attempt replaces a file in its folder with every step; on nodes without its first process it needs no file
+# after the start.
+_OLD_S = 24 * 3600.0
 _STAGED = "staged"
 
 
