@@ -197,6 +197,7 @@ class _Cluster:
     refuses: str = ""
     size: Capacity = field(default_factory=lambda: Capacity(2, 0))
     commands: list[list[str]] = field(default_factory=list)
+    stops: int = 0
 
     def submit(self, submission_id: str, command: list[str]) -> None:
         self._answer()
@@ -211,6 +212,7 @@ class _Cluster:
         return self.jobs.get(submission_id)
 
     def stop(self, submission_id: str) -> None:
+        self.stops += 1
         self._answer()
         if submission_id in self.jobs:
             self.jobs[submission_id] = ClusterJob(True, False, "stopped")
@@ -333,6 +335,7 @@ def test_while_the_cluster_does_not_answer_the_attempt_counts_as_running(tmp_pat
     trainer.kill()
     trainer.close()
     assert job.current() == Attempt(1, submitted=True, ended=True)
+    assert cluster.stops == 1  # each question takes seconds
 
 
 def test_a_job_that_the_cluster_refuses_fails_with_its_words(tmp_path: Path, cluster: _Cluster) -> None:

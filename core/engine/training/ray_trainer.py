@@ -18,6 +18,7 @@ from core.message import Message, msg
 _LOOK_S = 2.0  # between two questions to the cluster about a job
 _POLL_S = 0.25
 _KILL_S = 15.0  # Ray waits 3 s between SIGTERM and SIGKILL
+_KILLED = -1
 _ENDED = {"succeeded": 0, "paused": 0, "failed": 1}  # statuses in state.json after which a trainer does nothing more
 
 
@@ -71,14 +72,14 @@ class RayTrainer:
         """See `Trainer`. If the cluster does not answer, `RayLauncher.end_left_over` ends the attempt later."""
         if self._stop_on_cluster():
             self.wait(_KILL_S)
-        self._code = -1 if self._code is None else self._code
+        self._code = _KILLED if self._code is None else self._code
 
     def close(self) -> None:
         """See `Trainer`. An attempt that has ended is not looked at again; one that has not goes on."""
         if self._code is None:
             return
         self._job.record(Attempt(self.number, submitted=True, ended=True))
-        if self._code != 0:  # its other processes may be waiting for one that is gone
+        if self._code not in (0, _KILLED):  # its other processes may be waiting for one that is gone
             self._stop_on_cluster()
 
     def _stop_on_cluster(self) -> bool:
