@@ -26,12 +26,17 @@ _STATES: tuple[ExportState, ...] = get_args(ExportState)
 
 @dataclass(frozen=True, slots=True)
 class ParityFigure:
-    """KL divergence (nats) of an export's next-token probabilities from the trainer's, in one program."""
+    """KL divergence (nats) of an export's next-token probabilities from the trainer's, in one program.
+
+    Attributes:
+        same_top: share of prompts (0 to 1) for which both have the same most likely token.
+    """
 
     program: str
     prompts: int
     mean_kl: float
     max_kl: float
+    same_top: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +94,18 @@ def listed(client: Client, model: str) -> EngineExports:
 
 @requires("editor")
 @edits(job="job_id")
-def start(store: Store, actor: Actor, client: Client, job_id: str, model: str, form: ExportForm) -> EngineExport:
+def start(
+    store: Store, actor: Actor, client: Client, job_id: str, model: str, form: ExportForm, stop: str | None = None
+) -> EngineExport:
     """Export the model of a job in the background; an existing export is returned, a failed one starts over.
+
+    Args:
+        stop: what ends the answers of its training file; other programs then stop there.
 
     Raises:
         BadRequest: the model can't be exported; the message explains why and what to do.
     """
-    export = _export(client.engine_call("POST", _PATH, {"model": model, "form": form}))
+    export = _export(client.engine_call("POST", _PATH, {"model": model, "form": form, "stop": stop}))
     with store.session() as session:
         audit_log.note(session, f"exports {model} form", None, form)
     return export
@@ -131,7 +141,13 @@ def _export(raw: Mapping[str, Any]) -> EngineExport:
         path=str(raw.get("path") or ""),
         files=tuple((str(one["name"]), int(one["bytes"])) for one in raw.get("files") or ()),
         proof=tuple(
-            ParityFigure(str(one["program"]), int(one["prompts"]), float(one["mean_kl"]), float(one["max_kl"]))
+            ParityFigure(
+                str(one["program"]),
+                int(one["prompts"]),
+                float(one["mean_kl"]),
+                float(one["max_kl"]),
+                float(one["same_top"]),
+            )
             for one in raw.get("proof") or ()
         ),
     )

@@ -27,7 +27,7 @@ from core.engine.serving.llama import BaseModel
 from core.engine.store import EngineStore, File, Job
 from core.message import Message, msg, to_json
 
-_FIELDS = frozenset({"model", "form"})
+_FIELDS = frozenset({"model", "form", "stop"})
 _HUB_NAME, _LICENCE = "google/gemma-3-270m", "gemma"  # of the packaged base
 _OPTIONS = {"warmup": "Warm-up", "schedule": "Schedule", "early_stopping": "Early stopping after"}
 
@@ -74,7 +74,9 @@ class Exports:
         return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
     async def create(self, request: Request) -> Response:
-        """POST /fabula/v1/exports {"model", "form"}: export a tuned model or a checkpoint in the background.
+        """POST /fabula/v1/exports {"model", "form", "stop"}: export a tuned model or a checkpoint in the background.
+
+        `stop` is optional: the text that ends every answer in the training data of a model that continues a text.
 
         The same request returns the existing export, and restarts it if it had failed. 400 for a model without an
         adapter, 404 for an unknown one, 507 if there is not enough space.
@@ -85,7 +87,8 @@ class Exports:
         form = next((one for one in forms.FORMS if one == asked), None)
         if form is None:
             raise bad_value("form", msg("'form' must be one of {forms}.", forms=", ".join(forms.FORMS)))
-        added = await run_in_threadpool(self._add, required(body, "model"), form)
+        stop = required(body, "stop") if body.get("stop") else ""
+        added = await run_in_threadpool(self._add, required(body, "model"), form, stop)
         return JSONResponse(self._json(added))
 
     def delete(self, request: Request) -> Response:
@@ -97,7 +100,7 @@ class Exports:
             raise _unknown(export.id) from exc
         return JSONResponse({"id": export.id, "object": "fabula.export", "deleted": True})
 
-    def _add(self, name: str, form: forms.Form) -> ExportRecord:
+    def _add(self, name: str, form: forms.Form, stop: str) -> ExportRecord:
         model = self.models.find(name)
         if model.adapter is None:
             raise ApiError(
@@ -107,7 +110,7 @@ class Exports:
         base = self.models.base(model.base)
         try:
             return self.exports.add(
-                self._spec(model, base, form), model.adapter, self._size(base, model.adapter).of(form)
+                self._spec(model, base, form, stop), model.adapter, self._size(base, model.adapter).of(form)
             )
         except UnusableModel as exc:
             status = DISK_FULL if exc.code == "disk_full" else 400
@@ -116,7 +119,7 @@ class Exports:
             message = msg("The adapter of {model} is missing in the engine's home.", model=model.id)
             raise ApiError(404, message, param="model", code="adapter_missing") from exc
 
-    def _spec(self, model: Model, base: BaseModel, form: forms.Form) -> ExportSpec:
+    def _spec(self, model: Model, base: BaseModel, form: forms.Form, stop: str) -> ExportSpec:
         added = self.bases.get(model.base)
         job = self.store.get(Job, model.job) if model.job else None
         training = self.files.path(job.training_file) if job is not None else None
@@ -132,6 +135,7 @@ class Exports:
             training_file=str(training) if training is not None and training.is_file() else "",
             format=model.format,
             facts=() if job is None else self._facts(model, job),
+            stop=stop if model.format == "completion" else "",
         )
 
     def _facts(self, model: Model, job: Job) -> tuple[tuple[str, str], ...]:

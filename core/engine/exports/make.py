@@ -152,7 +152,8 @@ class Export:
     def _write_modelfile(self, served: BaseModel) -> None:
         spec = self.record.spec
         if spec.form == "gguf-adapter":
-            begin = f"# The path of {spec.base}'s GGUF file:\nFROM ./base.gguf\nADAPTER ./{ADAPTER}\n"
+            comment = f"# The path of {spec.base}'s GGUF file, {Path(spec.base_gguf).name}:"
+            begin = f"{comment}\nFROM ./base.gguf\nADAPTER ./{ADAPTER}\n"
         elif spec.form in MERGED_GGUF:
             begin = f"FROM ./{MODEL}\n"
         else:
@@ -162,7 +163,7 @@ class Export:
         if texts is not None and chat_format is not None:
             text = modelfile.of_chat(begin, texts, chat_format.stop)
         else:  # without a template, Ollama uses the one in the GGUF file
-            text = modelfile.of_completion(begin) if spec.format == "completion" else begin
+            text = modelfile.of_completion(begin, spec.stop) if spec.format == "completion" else begin
         (self.part / MODELFILE).write_text(text, encoding="utf-8")
 
     def _publish(self, figures: list[ProofFigure]) -> None:

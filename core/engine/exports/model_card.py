@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from core.engine.exports.forms import ADAPTER, MAX_KL, MODEL, QUANTISED, Form
 from core.engine.exports.record import ExportSpec, ProofFigure
 from core.engine.formats.gguf_file import ModelCard
+from core.message import percent
 
 _TITLES: dict[Form, str] = {
     "gguf-adapter": "LoRA adapter (GGUF)",
@@ -60,7 +63,7 @@ def write(
         ]
     lines += ["## Is it the same model?", "", *_proof(spec.form, proof, quantised_base, has_file), ""]
     lines += ["## Prompt format", "", *_format(spec, card, example), ""]
-    lines += ["## How to run it", "", *_usage(spec.form, spec.origin, example, chat=spec.format != "completion"), ""]
+    lines += ["## How to run it", "", *_usage(spec, example), ""]
     return "\n".join(lines)
 
 
@@ -73,7 +76,7 @@ def _proof(form: Form, proof: Sequence[ProofFigure], quantised_base: bool, has_f
         "",
         "| program | mean KL | largest KL | same most likely token |",
         "|---|---|---|---|",
-        *(f"| {one.program} | {one.mean_kl:.2g} | {one.max_kl:.2g} | {one.same_top:.0%} |" for one in proof),
+        *(f"| {one.program} | {one.mean_kl:.2g} | {one.max_kl:.2g} | {percent(one.same_top, 0)} |" for one in proof),
         "",
     ]
     if form in QUANTISED:
@@ -85,14 +88,25 @@ def _proof(form: Form, proof: Sequence[ProofFigure], quantised_base: bool, has_f
 
 def _format(spec: ExportSpec, card: ModelCard, example: str) -> list[str]:
     if spec.format == "completion":
-        return ["The model continues a text. A prompt from its training:", "", "```", example, "```"]
+        lines = [
+            "The model continues a text. A prompt from its training; write yours in the same form, with the same end:",
+            *("", "```", example, "```"),
+        ]
+        if spec.stop:
+            lines += [
+                "",
+                f"Every answer in its training ends with `{json.dumps(spec.stop, ensure_ascii=False)}`, so "
+                "use this text as the stop.",
+            ]
+        return lines
     lines = ["The model answers conversations. A prompt as it was trained on:", "", "```", example, "```"]
     if card.chat_template:
         lines += ["", "The chat template is part of the files (`tokenizer.chat_template`)."]
     return lines
 
 
-def _usage(form: Form, origin: str, example: str, *, chat: bool) -> list[str]:
+def _usage(spec: ExportSpec, example: str) -> list[str]:
+    form, origin = spec.form, spec.origin
     prompt = example if len(example) < 200 else example[:200]  # a short command
     if form == "peft":
         return _code(
@@ -114,12 +128,13 @@ def _usage(form: Form, origin: str, example: str, *, chat: bool) -> list[str]:
     if form == "gguf-adapter":
         return [
             *_code("sh", f"llama-server -m base.gguf --lora {ADAPTER}"),
-            "`base.gguf` stands for the base model's file. For Ollama, write its path after `FROM` in `Modelfile`, "
-            "then:",
+            f"`base.gguf` stands for the base model's file, {Path(spec.base_gguf).name} on the engine's machine. "
+            "For Ollama, write its path after `FROM` in `Modelfile`, then:",
             *_code("sh", "ollama create tuned -f Modelfile", "ollama run tuned"),
         ]
     server = f"llama-server -m {MODEL}"
-    return _code("sh", server if chat else f"{server}  # then POST /v1/completions") + _code(
+    asked = "then POST /v1/completions" + (f' with "stop": [{json.dumps(spec.stop)}]' if spec.stop else "")
+    return _code("sh", f"{server}  # {asked}" if spec.format == "completion" else server) + _code(
         "sh", "ollama create tuned -f Modelfile", "ollama run tuned"
     )
 

@@ -84,10 +84,13 @@ def of_chat(model: str, texts: TurnTexts, stop: str) -> str:
         f"{{{{- end }}}}\n"
         f"{{{{- end }}}}"
     )
-    stopped = f"PARAMETER stop {go(stop, ensure_ascii=False)}\n" if stop else ""
-    return f'{model}TEMPLATE """{template}"""\n{stopped}'
+    return f'{model}TEMPLATE """{template}"""\n{_stop(stop)}'
 
 
-def of_completion(model: str) -> str:
+def of_completion(model: str, stop: str) -> str:
     """The Modelfile of a model that continues its prompt."""
-    return f'{model}TEMPLATE """{{{{ .Prompt }}}}"""\n'
+    return f'{model}TEMPLATE """{{{{ .Prompt }}}}"""\n{_stop(stop)}'
+
+
+def _stop(stop: str) -> str:
+    return f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}\n" if stop else ""

@@ -29,6 +29,7 @@ class ExportSpec:
         licence: the base's licence; "" if unknown.
         training_file: path of the training file, whose examples are the prompts of the proof; "" if it was deleted.
         format: the requests that the model answers.
+        stop: what ends the answers of the training file, for a model that continues a text; "" if unknown or none.
         facts: (name, value) pairs about the training, for the model card.
     """
 
@@ -43,6 +44,7 @@ class ExportSpec:
     training_file: str
     format: str
     facts: tuple[tuple[str, str], ...] = ()
+    stop: str = ""
 
 
 @dataclass(frozen=True, slots=True)
