@@ -421,9 +421,11 @@ def test_copies_of_input_files_that_no_batch_needs_are_deleted_at_the_start(tmp_
 # --- turns ----------------------------------------------------------------------------------------------------------
 
 
-def test_lines_start_only_as_far_as_people_leave_room() -> None:
+@pytest.mark.parametrize(("n_lines", "beside_people"), [(LINES, 1), (48, 6)])
+def test_lines_start_only_as_far_as_people_leave_room(n_lines: int, beside_people: int) -> None:
     async def turns() -> None:
         priority, over, begun = Priority(), asyncio.Event(), list[int]()
+        priority.lines = n_lines
 
         async def line(number: int) -> None:
             async with priority.turn():
@@ -435,14 +437,14 @@ def test_lines_start_only_as_far_as_people_leave_room() -> None:
                 await asyncio.sleep(0)
 
         with priority.request():
-            lines = [asyncio.create_task(line(number)) for number in range(LINES + 1)]
+            lines = [asyncio.create_task(line(number)) for number in range(n_lines + 1)]
             await settled()
-            assert begun == [0]
+            assert len(begun) == beside_people
         await settled()
-        assert len(begun) == LINES
+        assert len(begun) == n_lines
         over.set()
         await asyncio.gather(*lines)
-        assert len(begun) == LINES + 1
+        assert len(begun) == n_lines + 1
 
     asyncio.run(turns())
 

@@ -22,19 +22,20 @@ torch = pytest.importorskip("torch", reason="requirements-engine.txt is not inst
 
 from openai import BadRequestError  # noqa: E402
 
-from core.engine.formats import base_config, gguf_file, weights  # noqa: E402
+from core.engine.formats import base_config, folder_converter, gguf_file, hf_folder, vocabulary, weights  # noqa: E402
 from core.engine.formats.base_config import UntrainableModel  # noqa: E402
 from core.engine.training.trainer import device, model  # noqa: E402
 from core.providers import Client, Provider  # noqa: E402
+from tests.support import tiny_gemma  # noqa: E402
 from tests.support.engine_process import TINY, TOKEN, finished, jsonl, running, upload  # noqa: E402
-from tests.support.tiny_gemma import vocabulary  # noqa: E402
+from tests.support.tiny_folders import FAMILIES  # noqa: E402
 from tests.support.tiny_models import CONTEXT, TinyModel  # noqa: E402
 from tests.support.waiting import WAIT_LIMIT_S  # noqa: E402
 
 _LENGTH = 300  # tokens: longer than the windows and original contexts of the models below
 _PLACES = (5, 63, 64, 65, 130, 200, 299)
 _NEAR = 0.02  # tolerance of a log-probability; llama.cpp keeps keys and values as float16
-_LETTER = next(number for number, (text, *_) in enumerate(vocabulary()) if text == "a")
+_LETTER = next(number for number, (text, *_) in enumerate(tiny_gemma.vocabulary()) if text == "a")
 
 _LINEAR = {"rope.scaling.type": "linear", "rope.scaling.factor": 8.0}
 _YARN = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 128}
@@ -103,8 +104,8 @@ _TRAINABLE = {
 @pytest.mark.parametrize("name", _TRAINABLE)
 def test_the_trainer_has_the_servers_probabilities(name: str, tmp_path: Path) -> None:
     gguf = _TRAINABLE[name].write(tmp_path / "tiny.gguf")
-    words = len(vocabulary()) + _TRAINABLE[name].padding
-    text = [2, *np.random.default_rng(1).integers(10, len(vocabulary()), _LENGTH - 1).tolist()]
+    words = len(tiny_gemma.vocabulary()) + _TRAINABLE[name].padding
+    text = [2, *np.random.default_rng(1).integers(10, len(tiny_gemma.vocabulary()), _LENGTH - 1).tolist()]
     ours = _log_probabilities(_loaded(gguf, tmp_path / "weights"), text)
     with _llama(gguf) as llama:
         for place in _PLACES:
@@ -124,7 +125,22 @@ def test_a_tuned_model_has_the_servers_probabilities(name: str, tmp_path: Path) 
     ours = _log_probabilities(tunable, text)
     assert np.abs(ours[-1] - before[-1]).max() > 10 * _NEAR  # the adapter has an effect
     with _llama(gguf, tmp_path / "adapter.gguf") as llama:
-        assert np.abs(ours[-1] - _of_llama(llama, text, len(vocabulary()))).max() < _NEAR
+        assert np.abs(ours[-1] - _of_llama(llama, text, len(tiny_gemma.vocabulary()))).max() < _NEAR
+
+
+@pytest.mark.parametrize("family", ["gemma3", "llama2", "mistral-nemo", "qwen3", "smollm2"])
+def test_each_token_of_the_vocabulary_writes_what_llama_cpp_writes(family: str, tmp_path: Path) -> None:
+    folder, gguf = FAMILIES[family].write(tmp_path / "model"), tmp_path / "model.gguf"
+    folder_converter.convert(hf_folder.open_folder(folder), gguf)
+    words = vocabulary.read(gguf)
+    ours = {token: words.bytes_of(token) for token in range(len(words.raw))}
+    letter = next(token for token, raw in ours.items() if raw == b"a")
+    with _llama(gguf) as llama:
+        theirs = {one["id"]: bytes(one["bytes"]) for one in _next_tokens(llama, [letter], len(ours), letter)}
+    assert ours == theirs
+    names = {words.bytes_of(token, words.silent) for token in words.silent}
+    assert {name.encode() for name in FAMILIES[family].special if name != "<unk>"} <= names
+    assert words.bytes_of(len(ours)) == b""  # padding
 
 
 _REFUSED = {
@@ -225,22 +241,27 @@ def _log_probabilities(tunable: model.TunableModel, text: list[int]) -> np.ndarr
 
 def _of_llama(client: httpx2.Client, text: list[int], words: int) -> np.ndarray:
     """Log-probabilities of every token after `text`."""
-    logit_bias = [[_LETTER, 1000]]  # forces the next token; a partial character would come without probabilities
+    found = np.full(words, np.nan)
+    for one in _next_tokens(client, text, words, _LETTER):
+        found[one["id"]] = one["logprob"]
+    assert not np.isnan(found).any()
+    return found
+
+
+def _next_tokens(client: httpx2.Client, text: list[int], words: int, letter: int) -> list[dict[str, Any]]:
+    """llama.cpp's list of the tokens after `text`; a partial character instead of `letter` would come without one."""
     body = {
         "prompt": text,
         "n_predict": 1,
         "n_probs": words,
         "temperature": 0,
         "cache_prompt": True,
-        "logit_bias": logit_bias,
+        "logit_bias": [[letter, 1000]],
     }
     answer = client.post("/completion", json=body)
     answer.raise_for_status()
-    found = np.full(words, np.nan)
-    for one in answer.json()["completion_probabilities"][0]["top_logprobs"]:
-        found[one["id"]] = one["logprob"]
-    assert not np.isnan(found).any()
-    return found
+    entries: list[dict[str, Any]] = answer.json()["completion_probabilities"][0]["top_logprobs"]
+    return entries
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Serving with vLLM: the engine's API on a server that answers in vLLM's shapes. vLLM itself was not tried."""
+"""Serving with vLLM: the engine's API on a server that answers in vLLM's shapes (vLLM itself: `test_vllm_real.py`)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +19,7 @@ import pytest
 
 pytest.importorskip("torch", reason="requirements-engine.txt is not installed")
 
-from openai import APIStatusError, BadRequestError, InternalServerError, OpenAI
+from openai import APIStatusError, BadRequestError, InternalServerError, NotFoundError, OpenAI
 
 from core.engine import serve_settings
 from core.engine.api.errors import ApiError
@@ -27,6 +28,7 @@ from core.engine.bases.library import BaseLibrary
 from core.engine.bases.record import BaseRecord
 from core.engine.formats import gguf_file, weights
 from core.engine.serve_settings import VllmSettings
+from core.engine.serving import vllm_log
 from core.engine.serving.llama import BaseModel
 from core.engine.serving.vllm_folders import VllmFolders
 from core.engine.store import EngineStore
@@ -194,21 +196,27 @@ def test_stop_strings_end_a_text_as_with_llama_cpp(client: OpenAI, stop: Any, te
 
 
 def test_tokens_have_log_probabilities(client: OpenAI, vllm: FakeVllm) -> None:
+    reply = Reply(("英雄", "<0xE9>", "A"))  # the second is part of a character
+    shown = ["英雄", "bytes:\\xe9", "A"]
+    vllm.replies.append(reply)
     found = _complete(client, logprobs=2).choices[0].logprobs
-    assert found.tokens == ["Once", " upon", " a", " time"] and found.token_logprobs == [-0.5] * 4
-    assert found.top_logprobs[0] == {"likely": -0.25, "Once": -0.5}
+    assert found.tokens == shown and found.token_logprobs == [-0.5] * 3
+    assert found.top_logprobs[0] == {"\n": -0.25, "英雄": -0.5}
     assert vllm.requests[0]["logprobs"] == 2
+    vllm.replies.append(reply)
     chat = client.chat.completions.create(model=TINY, messages=ASKED, logprobs=True, top_logprobs=1)
     content = chat.choices[0].logprobs and chat.choices[0].logprobs.content
-    assert content and [one.token for one in content] == ["Once", " upon", " a", " time"]
-    assert [(top.token, top.logprob) for top in content[0].top_logprobs] == [("likely", -0.25)]
+    assert content and [(one.token, bytes(one.bytes or ())) for one in content] == list(
+        zip(shown, ("英雄".encode(), b"\xe9", b"A"), strict=True)
+    )
+    assert [(top.token, top.logprob) for top in content[0].top_logprobs] == [("\n", -0.25)]
 
 
 def test_an_echo_begins_with_the_prompt_and_its_probabilities(client: OpenAI, vllm: FakeVllm) -> None:
+    vllm.replies.append(Reply(("A", "B")))
     choice = _complete(client, echo=True, logprobs=1).choices[0]
-    assert choice.text == "奥特曼Once upon a time"
-    n_prompt = len(vllm.requests[0]["prompt"]) - 1
-    assert len(choice.logprobs.tokens) == n_prompt + 4  # without the token that begins every text
+    assert choice.text == "奥特曼AB"
+    assert choice.logprobs.tokens == ["奥特曼", "A", "B"]  # without the token that begins every text
     assert choice.logprobs.token_logprobs[0] is None
 
 
@@ -228,7 +236,7 @@ def test_a_call_of_a_tool_follows_its_grammar_after_its_marker(client: OpenAI, v
     assert [(one.function.name, one.function.arguments) for one in calls] == [("get_weather", '{"city": "Oslo"}')]
     asked = vllm.requests[0]
     form = json.loads(asked["structured_outputs"]["structural_tag"])["format"]
-    assert form["triggers"] == ["<tool_call>"] and not asked["skip_special_tokens"]
+    assert form["triggers"] == ["<tool_call>"]
     (tag,) = form["tags"]
     root, *_ = tag["content"]["grammar"].splitlines()
     assert tag["begin"] == "<tool_call>" and root.startswith("root ::= ")
@@ -351,6 +359,13 @@ def test_a_request_without_a_token_yet_survives_a_crash(
     vllm.replies.append(Reply((), None))
     assert _complete(client, model=model).choices[0].text == "Once upon a time"
     assert len(vllm.requests) == 3 and len(vllm.loads) == 2 * is_tuned
+
+
+def test_a_request_that_meets_a_server_which_is_about_to_end_is_sent_again(client: OpenAI, vllm: FakeVllm) -> None:
+    assert _complete(client).choices[0].text == "Once upon a time"
+    vllm.healthy = False
+    vllm.replies.append(Reply((), error=(500, "EngineCore encountered an issue.")))
+    assert _complete(client).choices[0].text == "Once upon a time"
 
 
 @pytest.mark.parametrize(
@@ -507,6 +522,23 @@ def test_a_server_is_replaced_when_another_base_is_asked_for(note: Path, tmp_pat
         engine.stop()
 
 
+def test_a_base_that_is_removed_while_its_server_starts_stops_the_start(
+    note: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FABULA_VLLM_ARGS", "--slow")
+    file = TinyModel("qwen3").write(tmp_path / "mine.gguf")
+    with running(tmp_path / "home") as engine, engine.http() as http, ThreadPoolExecutor() as threads:
+        base = http.post("/fabula/v1/bases", json={"source": "file", "path": str(file)}).json()["id"]
+        poll(lambda: http.get(f"/fabula/v1/bases/{base}").json()["state"] == "ready")
+        asked = threads.submit(engine.client().completions.create, model=base, prompt="a", max_tokens=1)
+        poll(note.exists)
+        pid = json.loads(poll(note.read_text))["pid"]
+        assert http.delete(f"/fabula/v1/bases/{base}").status_code == 200
+        with pytest.raises(NotFoundError):
+            asked.result()
+        poll(lambda: not _is_running(pid))
+
+
 def test_a_server_that_does_not_start_is_an_error_with_its_last_line(
     note: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -514,3 +546,42 @@ def test_a_server_that_does_not_start_is_an_error_with_its_last_line(
     with running(tmp_path / "home") as engine, pytest.raises(InternalServerError, match="no GPU was found") as caught:
         _complete(engine.client())
     assert caught.value.status_code == 503
+
+
+_WORKER = "(Worker pid=7) ERROR 12-01 17:08:27 [multiproc_executor.py:1063] "
+_INITIALISED = "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}"
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ((), "–"),
+        (("vllm serve: error: argument --dtype: invalid choice: 'x'",), "vllm serve: error: argument --dtype: "),
+        (
+            (
+                _WORKER + "Traceback (most recent call last):",
+                _WORKER + "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB.",
+                "(EngineCore pid=6) ERROR 12-01 17:08:27 [core.py:1510] RuntimeError: Worker failed with error 'CUDA'",
+                _INITIALISED,
+                "/usr/lib/python3/multiprocessing/resource_tracker.py:254: UserWarning: 1 leaked shared_memory object",
+                "  warnings.warn('resource_tracker: There appear to be %d '",
+            ),
+            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB.",
+        ),
+        (
+            (
+                "pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig",
+                "  Value error, max_model_len (9) is greater than 8. [type=value_error, input_value=Args()]",
+                "    For further information visit https://errors.pydantic.dev/2.14/v/value_error",
+            ),
+            "max_model_len (9) is greater than 8.",
+        ),
+        (
+            ("(APIServer pid=9) WARNING 12-01 17:08:15 [utils.py:255] OSError: too many open files", "Killed"),
+            "Killed",
+        ),
+    ],
+)
+def test_the_reason_of_an_end_is_the_first_cause(lines: tuple[str, ...], reason: str, tmp_path: Path) -> None:
+    (tmp_path / "server.log").write_text("\n".join(lines))
+    assert vllm_log.reason(tmp_path / "server.log").startswith(reason)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx2
 
+from tests.support import process_tree
 from tests.support.waiting import until
 
 _START_S = 300.0  # a busy machine takes minutes
@@ -66,7 +67,7 @@ class RayHead:
 
     def processes(self, text: str) -> list[int]:
         """The ids of the cluster's processes with `text` in their command lines."""
-        return [pid for pid in self._all() if text in _command_line(pid)]
+        return [pid for pid in self._all() if text in process_tree.command_line(pid)]
 
     def kill_processes(self, text: str) -> None:
         """Kill -9 all of those."""
@@ -89,11 +90,7 @@ class RayHead:
         """The cluster's processes: parents before children."""
         if self._process is None or self._process.poll() is not None:
             return []
-        children = _children()
-        found = [self._process.pid]
-        for pid in found:
-            found.extend(children.get(pid, []))
-        return found
+        return process_tree.family(self._process.pid)
 
     def _answers(self) -> bool:
         assert self._process is not None and self._process.poll() is None, self._log()
@@ -104,22 +101,6 @@ class RayHead:
 
     def _log(self) -> str:
         return (Path(self._folder.name) / "start.log").read_text(errors="replace")[-2000:]
-
-
-def _children() -> dict[int, list[int]]:
-    """Child processes by their parent's id (proc(5))."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(stat.parent.name))
-    return children
-
-
-def _command_line(pid: int) -> str:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-    return ""
 
 
 def _kill(pid: int) -> None:

@@ -20,9 +20,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from tests.support import tiny_gemma
 from tests.support.waiting import WAIT_LIMIT_S
 
 DEFAULT = ("Once", " upon", " a", " time")
+_END = "<eos>"
+_IDS = {text: token for token, (text, *_) in enumerate(tiny_gemma.vocabulary())}  # for log-probabilities
+_LIKELY, _OTHER = "\n", "\n\n"  # are always among the most likely tokens
 
 
 @dataclass
@@ -133,11 +137,11 @@ class _Handler(BaseHTTPRequestHandler):
         vllm = self.vllm
         if (refusal := vllm.refusal(body)) is not None:
             return self._error(refusal[0], refusal[1], "NotFoundError" if refusal[0] == 404 else "BadRequestError")
+        assert "logprobs" not in body or body["return_tokens_as_token_ids"]
         vllm.requests.append(body)
         if body.get("echo"):
-            tokens = [f"<{token}>" for token in body["prompt"]]
-            probs = _logprobs(tokens, first=None)
-            choice = {"index": 0, "text": "".join(tokens), "logprobs": probs, "finish_reason": "length"}
+            probs = _logprobs(body["prompt"], first=None)
+            choice = {"index": 0, "text": "?" * len(body["prompt"]), "logprobs": probs, "finish_reason": "length"}
             return self._json(200, {"id": "cmpl-1", "object": "text_completion", "choices": [choice]})
         if vllm.together is not None:
             vllm.together.wait(WAIT_LIMIT_S)
@@ -159,13 +163,14 @@ class _Handler(BaseHTTPRequestHandler):
         pieces, finish = reply.pieces, reply.finish
         if finish is not None and len(pieces) > body["max_tokens"]:
             pieces, finish = pieces[: body["max_tokens"]], "length"
-        tokens = [*pieces, "<end>"] if finish == "stop" else list(pieces)
+        tokens = [*pieces, _END] if finish == "stop" else list(pieces)
         for number, token in enumerate(tokens, 1):
             is_last = number == len(tokens)
             choice = {
                 "index": 0,
-                "text": "" if is_last and finish == "stop" else token,
-                "logprobs": _logprobs([token]) if body.get("logprobs") is not None else None,
+                "text": "",  # not read
+                "token_ids": _ids(token),
+                "logprobs": _logprobs(_ids(token)[:1]) if body.get("logprobs") is not None else None,
                 "finish_reason": finish if is_last else None,
                 "stop_reason": None,
             }
@@ -208,13 +213,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def _logprobs(tokens: list[str], first: float | None = -0.5) -> dict[str, Any]:
-    """Of these tokens; as in vLLM, the chosen token comes first, and is listed beside the most likely ones."""
-    values = [first, *[-0.5] * (len(tokens) - 1)]
-    top = [
-        value and {token: value, "likely": -0.25, "other": -1.5} for token, value in zip(tokens, values, strict=True)
-    ]
-    return {"text_offset": [0] * len(tokens), "tokens": tokens, "token_logprobs": values, "top_logprobs": top}
+def _ids(token: str) -> list[int]:
+    """A token's id, or those of its bytes if it is not in the vocabulary."""
+    return [_IDS[token]] if token in _IDS else [_IDS[f"<0x{byte:02X}>"] for byte in token.encode()]
+
+
+def _logprobs(ids: list[int], first: float | None = -0.5) -> dict[str, Any]:
+    """Of these tokens, named by their ids; as in vLLM, the chosen token is listed beside the most likely ones."""
+    names = [f"token_id:{token}" for token in ids]
+    values = [first, *[-0.5] * (len(names) - 1)]
+    likely = {f"token_id:{_IDS[_LIKELY]}": -0.25, f"token_id:{_IDS[_OTHER]}": -1.5}
+    top = [value and {name: value, **likely} for name, value in zip(names, values, strict=True)]
+    return {"text_offset": [0] * len(names), "tokens": names, "token_logprobs": values, "top_logprobs": top}
 
 
 def _server(vllm: FakeVllm, port: int) -> ThreadingHTTPServer:
@@ -250,6 +260,7 @@ def main(arguments: list[str]) -> None:
     Path(os.environ["VLLM_TEST_NOTE"]).write_text(json.dumps(note))
     length, rank = int(options["--max-model-len"]), int(options["--max-lora-rank"])
     vllm = FakeVllm(options["--served-model-name"], arguments[1], length, rank, os.environ["VLLM_API_KEY"])
+    vllm.healthy = "--slow" not in arguments  # for ever
     _server(vllm, int(options["--port"])).serve_forever()
 
 

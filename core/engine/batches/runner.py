@@ -47,6 +47,7 @@ class BatchRunner:
         self._endpoints, self._priority = endpoints, priority
         self._news = [asyncio.Event() for _ in range(priority.lines + 1)]  # one for each loop
         self._begun: dict[str, int] = {}  # batch → the last of its lines that was begun
+        self._choosing = asyncio.Lock()
         self._running: dict[asyncio.Task[None], str] = {}  # a line's task → its batch
         self._loops: list[asyncio.Task[None]] = []
         self._stopped: list[asyncio.Task[None]] = []
@@ -162,7 +163,8 @@ class BatchRunner:
     async def _answer_next(self) -> bool:
         """Answer the next line; return whether there was one."""
         async with self._priority.turn():
-            found = await self._begin_next()
+            async with self._choosing:  # otherwise all loops would look for the same line
+                found = await self._begin_next()
             if found is None:
                 return False
             batch, line = found
@@ -186,7 +188,7 @@ class BatchRunner:
                 line = await run_in_threadpool(batch_store.next_line, self._store, batch.id, begun)
                 if line is None:
                     break
-                if self._begun.get(batch.id, 0) == begun:  # otherwise another loop has begun it meanwhile
+                if self._begun.get(batch.id, 0) == begun:  # otherwise an earlier line has to be begun again
                     self._begun[batch.id] = line.line
                     return batch, line
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ from core.engine.formats.unusable_model import UnusableModel
 from core.message import msg
 
 _NO_TOKEN = 0xFFFFFFFF
-_CONTROL, _USER_DEFINED = int(TokenType.CONTROL), int(TokenType.USER_DEFINED)
+NORMAL, CONTROL, USER_DEFINED = int(TokenType.NORMAL), int(TokenType.CONTROL), int(TokenType.USER_DEFINED)
+BYTE = int(TokenType.BYTE)
 _MARKUP = re.compile(r"<[^\s<>]{1,60}>|\[[^\s\[\]]{1,60}\]")
 # Gemma has tokens of its own for these; they are text, and in a message they stay
 _HTML = re.compile(
@@ -187,21 +188,34 @@ def _special_tokens(reader: GGUFReader) -> dict[int, str]:
     """Map ids to texts for control tokens, and for user-defined tokens that look like markup (`<…>`, `[…]`) but are not
     HTML.
     """
-    types = _array(reader, "tokenizer.ggml.token_type")
-    texts = reader.fields.get("tokenizer.ggml.tokens")
-    if types is None or texts is None:
+    types = token_types(reader)
+    if types is None:
         return {}
-    wanted = {int(index): int(types[index]) for index in np.flatnonzero((types == _CONTROL) | (types == _USER_DEFINED))}
-    data, offs = memoryview(reader.data), _array_start(texts)  # type: ignore[arg-type]  # as in QuickReader
+    wanted = {int(index): int(types[index]) for index in np.flatnonzero((types == CONTROL) | (types == USER_DEFINED))}
     found: dict[int, str] = {}
-    for index in range(max(wanted, default=-1) + 1):
-        length = int.from_bytes(data[offs : offs + 8], "little")
+    for index, raw in zip(range(max(wanted, default=-1) + 1), token_texts(reader), strict=False):
         if index in wanted:
-            text = bytes(data[offs + 8 : offs + 8 + length]).decode("utf-8", "replace")
-            if wanted[index] == _CONTROL or (_MARKUP.fullmatch(text) and not _HTML.fullmatch(text)):
+            text = bytes(raw).decode("utf-8", "replace")
+            if wanted[index] == CONTROL or (_MARKUP.fullmatch(text) and not _HTML.fullmatch(text)):
                 found[index] = text
-        offs += 8 + length
     return found
+
+
+def token_texts(reader: GGUFReader) -> Iterator[memoryview]:
+    """The text of each token of the vocabulary, by id, in UTF-8."""
+    field = reader.fields.get("tokenizer.ggml.tokens")
+    if field is None:
+        return
+    data, offs = memoryview(reader.data), _array_start(field)  # type: ignore[arg-type]  # as in QuickReader
+    for _ in range(int.from_bytes(data[offs - 8 : offs], "little")):
+        start = offs + 8
+        offs = start + int.from_bytes(data[offs:start], "little")
+        yield data[start:offs]
+
+
+def token_types(reader: GGUFReader) -> npt.NDArray[np.int32] | None:
+    """llama.cpp's kind of each token of the vocabulary (`CONTROL`, …); None if the file has none."""
+    return _array(reader, "tokenizer.ggml.token_type")
 
 
 def _array(reader: GGUFReader, key: str) -> npt.NDArray[np.int32] | None:

@@ -22,7 +22,9 @@ import httpx2
 
 from core.engine import child_processes
 from core.engine.api.errors import unavailable
+from core.engine.formats import vocabulary
 from core.engine.formats.gguf_file import ModelCard
+from core.engine.formats.vocabulary import Vocabulary
 from core.engine.job_rules import CONTEXT, PARALLEL
 from core.engine.serving.llama_http import ServerAddress
 from core.engine.serving.priority import Priority, Slots
@@ -86,10 +88,18 @@ class Backend:
     leases: int = 0
     retired: bool = False
 
+    _vocabulary: Vocabulary | None = None
+
     @property
     def alive(self) -> bool:
         """Whether the process is running."""
         return self.process.returncode is None
+
+    async def vocabulary(self) -> Vocabulary:
+        """The base's tokens; read when they are first needed. Raises ValueError if the file is damaged."""
+        if self._vocabulary is None:
+            self._vocabulary = await asyncio.to_thread(vocabulary.read, self.base.gguf)
+        return self._vocabulary
 
 
 class Pool:

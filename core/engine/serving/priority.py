@@ -23,7 +23,10 @@ def lines_of(parallel: int) -> int:
 
 LINES = lines_of(PARALLEL)
 """The lines that llama.cpp answers."""
-_LINES_BESIDE_PEOPLE = 1  # so that a batch goes on, if slowly, on an engine that is always in use
+_PER_LINE_BESIDE_PEOPLE = 8
+"""While people's requests are in progress, one line runs for so many of the lines that run without them, and at least
+one, so that a batch goes on, if slowly, on an engine that is always in use.
+"""
 
 _in_background: ContextVar[bool] = ContextVar("in_background", default=False)
 
@@ -61,7 +64,7 @@ class Priority:
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Wait until another line of a batch may run; it runs inside the block."""
-        while self._lines >= (_LINES_BESIDE_PEOPLE if self._people else self.lines):
+        while self._lines >= (max(1, self.lines // _PER_LINE_BESIDE_PEOPLE) if self._people else self.lines):
             self._changed.clear()
             await self._changed.wait()
         self._lines += 1

@@ -57,7 +57,20 @@ def of_event(event: Mapping[str, Any]) -> tuple[TokenProb, ...]:
 
 def _token(entry: Mapping[str, Any]) -> TokenProb:
     top = tuple(_token(one) for one in entry.get("top_logprobs") or ())
-    return TokenProb(str(entry["token"]), bytes(entry.get("bytes") or ()), float(entry["logprob"]), top)
+    raw = bytes(entry.get("bytes") or ())
+    return TokenProb(shown(raw), raw, float(entry["logprob"]), top)
+
+
+def _is_text(raw: bytes) -> bool:
+    try:
+        return "\ufffd" not in raw.decode()
+    except UnicodeDecodeError:
+        return False
+
+
+def shown(raw: bytes) -> str:
+    """A token's text; one that is part of a character is shown as OpenAI shows it."""
+    return raw.decode() if _is_text(raw) else "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
 
 async def of_prompt(backend: Backend, prompt: str | list[int], n_top: int) -> list[TokenProb]:
@@ -71,7 +84,7 @@ async def of_prompt(backend: Backend, prompt: str | list[int], n_top: int) -> li
     pieces = await _pieces(backend, prompt)
     bos = backend.base.card.bos
     before = [] if bos is None or isinstance(prompt, list) else [bos]
-    probs = [TokenProb(_shown(piece.raw), piece.raw, None) for piece in pieces[:1]]
+    probs = [TokenProb(shown(piece.raw), piece.raw, None) for piece in pieces[:1]]
     for run in _runs(pieces[1:]):
         read = [*before, *(piece.token for piece in pieces[: len(probs)])]
         entries = await _forced(backend, read, run, n_top) if run[0].ordinary else []
@@ -80,7 +93,7 @@ async def of_prompt(backend: Backend, prompt: str | list[int], n_top: int) -> li
             entries.append(await _looked_up(backend, [*read, *seen], piece.token, max(1, n_top)))
         for piece, entry in zip(run, entries, strict=True):
             top = tuple(_token(one) for one in entry["top_logprobs"][: max(1, n_top)])
-            probs.append(TokenProb(_shown(piece.raw), piece.raw, float(entry["logprob"]), top))
+            probs.append(TokenProb(shown(piece.raw), piece.raw, float(entry["logprob"]), top))
     return probs
 
 
@@ -191,15 +204,3 @@ async def _post(backend: Backend, path: str, body: Mapping[str, Any]) -> dict[st
 async def _raw(backend: Backend, path: str, body: Mapping[str, Any]) -> bytes:
     async with aclosing(llama_http.post(backend.address, path, body)) as blocks:
         return b"".join([block async for block in blocks])
-
-
-def _is_text(raw: bytes) -> bool:
-    try:
-        return "\ufffd" not in raw.decode()
-    except UnicodeDecodeError:
-        return False
-
-
-def _shown(raw: bytes) -> str:
-    """A token's text; one that is part of a character is shown as OpenAI shows it."""
-    return raw.decode() if _is_text(raw) else "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)

@@ -1,4 +1,4 @@
-"""Serves models with vLLM: a base model and its adapters in one process, on a GPU. Not tried on hardware.
+"""Serves models with vLLM: a base model and its adapters in one process. Tried on processors, not on a GPU.
 
 llama.cpp splits prompts into tokens, as in training, and computes embeddings. A server has one base model; a server
 that the engine starts is replaced when another base is asked for and no request is running.
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.engine.api.errors import ApiError, unavailable
+from core.engine.api.errors import ApiError, unavailable, unknown_model
 from core.engine.serve_settings import VllmSettings
 from core.engine.serving import vllm_http, vllm_server, vllm_text
 from core.engine.serving.generate import GeneratedChunk
@@ -82,6 +82,8 @@ class VllmServing:
     async def forget(self, base_name: str) -> None:
         """See `Serving`."""
         await self._pool.forget(base_name)
+        if self._connecting is not None and self._connecting[0] == base_name:
+            self._connecting[1].cancel()
         if self._connection is not None and self._connection.base == base_name:
             await self._retire(self._connection)
 
@@ -147,6 +149,10 @@ class VllmServing:
         task = self._connecting[1]
         try:
             return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():  # by `forget`, and not this request
+                raise unknown_model(base.name) from None
+            raise
         finally:
             if task.done():
                 self._connecting = None
@@ -248,7 +254,7 @@ class VllmModel:
         """Make a request possible that failed before its first token: start or join a server that is gone, or load the
         adapter, which a server that was restarted does not have. Raises a refusal about something else, or ApiError.
         """
-        if isinstance(exc, ConnectionBroken):
+        if isinstance(exc, ConnectionBroken) or (vllm_http.is_its_own_fault(exc) and not await used.server.is_alive()):
             used.suspect = True
             used.loaded.clear()  # it may have been restarted
             await self.connect()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import socket
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Protocol
 from core.engine import child_processes
 from core.engine.api.errors import ApiError, unavailable
 from core.engine.serve_settings import PROGRAM, VllmSettings
-from core.engine.serving import vllm_http
+from core.engine.serving import vllm_http, vllm_log
 from core.engine.serving.llama import BaseModel
 from core.engine.serving.llama_http import ServerAddress
 from core.engine.serving.vllm_folders import VllmFolders
@@ -22,7 +21,6 @@ from core.message import msg
 _START_S = 1800.0  # large models load, compile and warm up for minutes
 _CHECK_S = 0.5  # between two looks at a starting server
 _STOP_S = 15.0
-_LOG_BYTES = 4000
 # Adapters that fit in one batch, in memory, and their highest rank; FABULA_VLLM_ARGS can override each.
 _LORA = ("--enable-lora", "--max-loras", "4", "--max-cpu-loras", "64", "--max-lora-rank", "64")
 
@@ -122,10 +120,10 @@ async def start(settings: VllmSettings, folders: VllmFolders, base: BaseModel) -
         if process.returncode is not None:
             raise unavailable(
                 msg(
-                    "vLLM could not load {name} and ended with code {code}: {line} The whole output is in {log}.",
+                    "vLLM could not load {name} and ended with code {code}: {line}. The whole output is in {log}.",
                     name=base.name,
                     code=process.returncode,
-                    line=_last_line(folders.log),
+                    line=vllm_log.reason(folders.log).rstrip("."),
                     log=folders.log,
                 )
             )
@@ -180,10 +178,3 @@ def _free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
-
-
-def _last_line(log: Path) -> str:
-    with log.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_BYTES))
-        lines = file.read().decode("utf-8", "replace").strip().splitlines()
-    return lines[-1] if lines else "–"

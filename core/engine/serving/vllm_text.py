@@ -5,14 +5,16 @@ Prompts are sent as token ids, split by llama.cpp as in training; stop strings a
 
 from __future__ import annotations
 
+import codecs
 import json
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Container, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 from core.engine.api.errors import ApiError, unavailable
+from core.engine.formats.vocabulary import Vocabulary
 from core.engine.serving import llama_http, token_probs, vllm_http
 from core.engine.serving.generate import GeneratedChunk, GenerationEnd, HeldTokens, StopMatcher, llama_error
 from core.engine.serving.llama import Backend
@@ -24,6 +26,8 @@ from core.engine.serving.tool_choice import AFTER_TRIGGER
 from core.message import msg
 
 _PLAIN = ("temperature", "presence_penalty", "frequency_penalty", "min_p")  # the same in both programs
+_AS_IDS = {"return_tokens_as_token_ids": True}  # otherwise all parts of characters have the same name, ""
+_ID = "token_id:"  # what these names begin with
 _LEAST_TOP_P = 1e-6  # vLLM refuses 0, which leaves only the most likely token; so does this
 
 
@@ -43,6 +47,37 @@ class Target:
     tokenizer: Backend
 
 
+class _Reader:
+    """Turns the tokens of an answer into text, as llama.cpp does: vLLM drops bytes that are no character, and may drop
+    what follows them.
+
+    Args:
+        shown: control tokens whose names are part of the text.
+        n_top: how many of the most likely tokens are wanted at each place.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, shown: Container[int], n_top: int) -> None:
+        self._vocabulary, self._shown, self._n_top = vocabulary, shown, n_top
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of the next tokens; part of a character is kept until the rest arrives."""
+        return self._decoder.decode(b"".join(self._vocabulary.bytes_of(token, self._shown) for token in tokens))
+
+    def probs(self, found: Mapping[str, Any]) -> list[TokenProb]:
+        """The tokens of a choice's `logprobs`, where vLLM also lists the chosen one if it is not a likely one."""
+        places = zip(found["tokens"], found["token_logprobs"], found["top_logprobs"], strict=True)
+        return [self._prob(name, logprob, self._top(top or {})) for name, logprob, top in places]
+
+    def _top(self, listed: Mapping[str, float]) -> tuple[TokenProb, ...]:
+        likely = sorted(listed.items(), key=lambda pair: -pair[1])[: self._n_top]
+        return tuple(self._prob(name, logprob) for name, logprob in likely)
+
+    def _prob(self, name: str, logprob: float | None, top: tuple[TokenProb, ...] = ()) -> TokenProb:
+        raw = self._vocabulary.bytes_of(int(name.removeprefix(_ID)), self._shown)
+        return TokenProb(token_probs.shown(raw), raw, logprob, top)
+
+
 async def stream(target: Target, options: Mapping[str, Any]) -> AsyncGenerator[GeneratedChunk, None]:
     """Stream the text, up to the first stop string in `options["stop"]`.
 
@@ -54,6 +89,9 @@ async def stream(target: Target, options: Mapping[str, Any]) -> AsyncGenerator[G
     stops: Sequence[str] = options.get("stop", ())
     stop, held, started = StopMatcher(stops), HeldTokens(), False
     body = await _body(target, options, stops)
+    vocabulary = await target.tokenizer.vocabulary()
+    shown = vocabulary.named(options.get("preserved_tokens", ()))
+    reader = _Reader(vocabulary, shown, body.get("logprobs", 0))
     blocks = llama_http.post(target.server, "/v1/completions", body)
     first_at: float | None = None
     try:
@@ -61,7 +99,7 @@ async def stream(target: Target, options: Mapping[str, Any]) -> AsyncGenerator[G
             async for event in events:
                 now = time.monotonic()
                 started, first_at = True, now if first_at is None else first_at
-                chunk = _chunk(event, int(body.get("logprobs", 0)), now - first_at)
+                chunk = _chunk(event, reader, now - first_at)
                 text = stop.feed(chunk.text) + (stop.flush() if chunk.end and not stop.found else "")
                 tokens = held.feed(chunk, text)
                 if stop.found:
@@ -73,7 +111,7 @@ async def stream(target: Target, options: Mapping[str, Any]) -> AsyncGenerator[G
     except (ConnectionBroken, ServerRefused, ApiError) as exc:
         if remaining := stop.flush():
             yield GeneratedChunk(remaining)
-        if started and isinstance(exc, ConnectionBroken):
+        if started and not isinstance(exc, ApiError):
             raise vllm_http.as_api_error(exc) from exc
         raise
 
@@ -86,9 +124,10 @@ async def prompt_probs(target: Target, prompt: Prompt, n_top: int) -> tuple[Toke
     """
     ids = await token_ids(target.tokenizer, prompt)
     n_wanted = max(1, n_top)
-    body = {"model": target.name, "prompt": ids, "max_tokens": 0, "echo": True, "logprobs": n_wanted}
+    body = {"model": target.name, "prompt": ids, "max_tokens": 0, "echo": True, "logprobs": n_wanted, **_AS_IDS}
     answer = json.loads(await llama_http.read(target.server, "/v1/completions", body))
-    probs = _probs(answer["choices"][0]["logprobs"], n_wanted)
+    vocabulary = await target.tokenizer.vocabulary()
+    probs = _Reader(vocabulary, vocabulary.silent, n_wanted).probs(answer["choices"][0]["logprobs"])
     added = len(ids) - len(await token_ids(target.tokenizer, prompt, add_special=False))
     return tuple(TokenProb(one.text, one.raw, None) if n == 0 else one for n, one in enumerate(probs[added:]))
 
@@ -121,8 +160,7 @@ async def _body(target: Target, options: Mapping[str, Any], stops: Sequence[str]
         "top_k": -1,
         "repetition_penalty": 1.0,
         "stop_token_ids": [base.card.eos, *await _control_ids(target.tokenizer, stops)],
-        "skip_special_tokens": not options.get("preserved_tokens"),
-        "spaces_between_special_tokens": False,
+        "return_token_ids": True,
         "stream": True,
         "stream_options": {"include_usage": True, "continuous_usage_stats": True},
     }
@@ -131,7 +169,7 @@ async def _body(target: Target, options: Mapping[str, Any], stops: Sequence[str]
     if options["logit_bias"]:
         body["logit_bias"] = {str(int(token)): bias for token, bias in options["logit_bias"]}
     if options.get("n_probs"):
-        body["logprobs"] = options["n_probs"]
+        body |= {"logprobs": int(options["n_probs"]), **_AS_IDS}
     if options.get("grammar"):
         body["structured_outputs"] = _structure(options)
     return body
@@ -159,7 +197,7 @@ async def _control_ids(tokenizer: Backend, stops: Sequence[str]) -> list[int]:
 
 
 async def _events(blocks: AsyncGenerator[bytes, None]) -> AsyncGenerator[dict[str, Any], None]:
-    """Parse server-sent events that have a choice. Raises ApiError for an error and for a stream that ends early."""
+    """Parse server-sent events that have a choice. Raises ServerRefused for an error, ApiError for an early end."""
     buffer = b""
     async for block in blocks:
         *texts, buffer = (buffer + block).split(b"\n\n")
@@ -169,23 +207,24 @@ async def _events(blocks: AsyncGenerator[bytes, None]) -> AsyncGenerator[dict[st
             event: dict[str, Any] = json.loads(text[6:])
             if isinstance(error := event.get("error"), dict):
                 code = error.get("code")
-                raise vllm_http.error_of(code if isinstance(code, int) else 500, str(error.get("message")))
+                raise ServerRefused(code if isinstance(code, int) else 500, text[6:])
             if event.get("choices"):
                 yield event
     raise unavailable(msg("The model stopped working in the middle of an answer."))
 
 
-def _chunk(event: Mapping[str, Any], n_top: int, generated_s: float) -> GeneratedChunk:
+def _chunk(event: Mapping[str, Any], reader: _Reader, generated_s: float) -> GeneratedChunk:
     choice = event["choices"][0]
-    reason, text = choice.get("finish_reason"), str(choice.get("text") or "")
-    probs = _probs(choice["logprobs"], n_top) if choice.get("logprobs") else []
+    reason, ids = choice.get("finish_reason"), choice.get("token_ids") or []
+    probs = reader.probs(choice["logprobs"]) if choice.get("logprobs") else []
+    if reason == "stop":  # at the token that ends the text
+        ids, probs = ids[:-1], probs[:-1]
+    text, tokens = reader.text(ids), tuple(one for one in probs if one.raw)
     if reason is None:
-        return GeneratedChunk(text, tokens=tuple(probs))
+        return GeneratedChunk(text, tokens=tokens)
     if reason not in ("stop", "length"):  # "abort", "error"
         raise unavailable(msg("The model stopped working in the middle of an answer."))
-    if reason == "stop":
-        probs = probs[:-1]  # the token that ends the text
-    return GeneratedChunk(text, _end(event, reason, generated_s), tuple(probs))
+    return GeneratedChunk(text, _end(event, reason, generated_s), tokens)
 
 
 def _end(event: Mapping[str, Any], reason: Any, generated_s: float) -> GenerationEnd:
@@ -193,16 +232,6 @@ def _end(event: Mapping[str, Any], reason: Any, generated_s: float) -> Generatio
     tokens = int(usage.get("completion_tokens") or 0)
     speed = (tokens - 1) / generated_s if tokens > 1 and generated_s > 0 else None
     return GenerationEnd(reason, int(usage.get("prompt_tokens") or 0), tokens, speed)
-
-
-def _probs(found: Mapping[str, Any], n_top: int) -> list[TokenProb]:
-    """The tokens of a choice. vLLM lists the chosen token too, if it is not among the `n_top` most likely ones."""
-    probs = []
-    for text, logprob, top in zip(found["tokens"], found["token_logprobs"], found["top_logprobs"], strict=True):
-        listed = sorted((top or {}).items(), key=lambda pair: -pair[1])[:n_top]
-        alternatives = tuple(TokenProb(one, one.encode(), value) for one, value in listed)
-        probs.append(TokenProb(text, text.encode(), logprob, alternatives))
-    return probs
 
 
 async def beginning(target: Target, prompt: Prompt, logprobs: int | None) -> GeneratedChunk:
