@@ -47,7 +47,7 @@ class Target:
     tokenizer: Backend
 
 
-class _Reader:
+class _TokenReader:
     """Turns the tokens of an answer into text, as llama.cpp does: vLLM drops bytes that are no character, and may drop
     what follows them.
 
@@ -91,7 +91,7 @@ async def stream(target: Target, options: Mapping[str, Any]) -> AsyncGenerator[G
     body = await _body(target, options, stops)
     vocabulary = await target.tokenizer.vocabulary()
     shown = vocabulary.named(options.get("preserved_tokens", ()))
-    reader = _Reader(vocabulary, shown, body.get("logprobs", 0))
+    reader = _TokenReader(vocabulary, shown, body.get("logprobs", 0))
     blocks = llama_http.post(target.server, "/v1/completions", body)
     first_at: float | None = None
     try:
@@ -127,7 +127,7 @@ async def prompt_probs(target: Target, prompt: Prompt, n_top: int) -> tuple[Toke
     body = {"model": target.name, "prompt": ids, "max_tokens": 0, "echo": True, "logprobs": n_wanted, **_AS_IDS}
     answer = json.loads(await llama_http.read(target.server, "/v1/completions", body))
     vocabulary = await target.tokenizer.vocabulary()
-    probs = _Reader(vocabulary, vocabulary.silent, n_wanted).probs(answer["choices"][0]["logprobs"])
+    probs = _TokenReader(vocabulary, vocabulary.silent, n_wanted).probs(answer["choices"][0]["logprobs"])
     added = len(ids) - len(await token_ids(target.tokenizer, prompt, add_special=False))
     return tuple(TokenProb(one.text, one.raw, None) if n == 0 else one for n, one in enumerate(probs[added:]))
 
@@ -213,7 +213,7 @@ async def _events(blocks: AsyncGenerator[bytes, None]) -> AsyncGenerator[dict[st
     raise unavailable(msg("The model stopped working in the middle of an answer."))
 
 
-def _chunk(event: Mapping[str, Any], reader: _Reader, generated_s: float) -> GeneratedChunk:
+def _chunk(event: Mapping[str, Any], reader: _TokenReader, generated_s: float) -> GeneratedChunk:
     choice = event["choices"][0]
     reason, ids = choice.get("finish_reason"), choice.get("token_ids") or []
     probs = reader.probs(choice["logprobs"]) if choice.get("logprobs") else []
