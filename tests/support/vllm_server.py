@@ -260,7 +260,7 @@ def main(arguments: list[str]) -> None:
     Path(os.environ["VLLM_TEST_NOTE"]).write_text(json.dumps(note))
     length, rank = int(options["--max-model-len"]), int(options["--max-lora-rank"])
     vllm = FakeVllm(options["--served-model-name"], arguments[1], length, rank, os.environ["VLLM_API_KEY"])
-    vllm.healthy = "--slow" not in arguments  # for ever
+    vllm.healthy = "--slow" not in arguments  # which never gets ready
     _server(vllm, int(options["--port"])).serve_forever()
 
 
